@@ -1,0 +1,97 @@
+"""What the estimator hands to a module and a criterion, its own or another library's."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skunet.labels import LabelCodec
+
+__all__ = ["accepted", "class_weights", "criterion_arguments", "weighted_loss"]
+
+
+def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a class or factory names in its signature."""
+    return {name: value for name, value in arguments.items() if name in inspect.signature(component).parameters}
+
+
+def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCodec, counts: np.ndarray) -> Any:
+    """Return one weight per class.
+
+    Parameters
+    ----------
+    class_weight : "balanced", dict or None
+        "balanced" is n_pixels / (n_classes * count), as in scikit-learn, over the classes that occur. A dict
+        gives weights by label, 1 where it has none.
+    codec : LabelCodec
+    counts : ndarray of shape (K,)
+        Pixels of each class.
+
+    Returns
+    -------
+    list of K floats, or None
+
+    Raises
+    ------
+    ValueError
+        If the dict names a label that is no class.
+    """
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, str):
+        n_present = max(int((counts > 0).sum()), 1)
+        return [float(counts.sum() / (n_present * count)) if count else 1.0 for count in counts]
+    labels = codec.classes.tolist()
+    unknown = [label for label in class_weight if label not in labels]
+    if unknown:
+        raise ValueError(f"class_weight must name labels of y, {labels}; got {unknown}.")
+    return [float(class_weight.get(label, 1.0)) for label in labels]
+
+
+def criterion_arguments(criterion: Any, weights: list[float] | None) -> dict[str, Any]:
+    """Return what a criterion class takes of the class weights and the index that counts nowhere.
+
+    Raises
+    ------
+    ValueError
+        If there are class weights and the criterion takes none.
+    """
+    if isinstance(criterion, nn.Module):
+        return {}
+    tensor = None if weights is None else torch.tensor(weights)
+    arguments = accepted(criterion, {"class_weight": tensor, "weight": tensor, "ignore_index": -1})
+    if weights is not None and not {"class_weight", "weight"} & set(arguments):
+        raise ValueError(
+            f"class_weight must be None for a criterion that takes no class weights; {criterion.__name__} does not. "
+            "Use skunet's CrossEntropyDiceLoss or torch's CrossEntropyLoss."
+        )
+    return arguments
+
+
+def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the loss, pixels weighted where there are weights.
+
+    Raises
+    ------
+    ValueError
+        If there are weights and the criterion can take none.
+    """
+    if weights is None:
+        return torch.as_tensor(criterion(logits, target))
+    if "sample_weight" in inspect.signature(criterion.forward).parameters:
+        return torch.as_tensor(criterion(logits, target, sample_weight=weights))
+    if not hasattr(criterion, "reduction"):
+        raise ValueError(
+            f"sample_weight must be None for a criterion without per-pixel losses; {type(criterion).__name__} takes "
+            "neither sample_weight nor reduction. Use skunet's CrossEntropyDiceLoss."
+        )
+    unreduced = copy.copy(criterion)
+    unreduced.reduction = "none"  # type: ignore[assignment]  # torch declares it a str where it exists
+    losses = unreduced(logits, target)  # (B, *S)
+    weights = weights.reshape(weights.shape + (1,) * (losses.ndim - weights.ndim)).expand_as(losses)
+    counted = weights * (target != -1)
+    return (losses * counted).sum() / counted.sum().clamp_min(torch.finfo(losses.dtype).tiny)

@@ -1,0 +1,239 @@
+"""What users keep arrays in: stacks, lists, files, lazy arrays, data sets; opened without being read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import imageio.v3 as iio
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["Container", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
+
+Kind = Literal["stack", "list", "object_array", "dataset"]
+STACK_HINT = "a stack (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or (N, D, H, W, C), or a list of images"
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file in its own dtype, channels last.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read; names the path.
+    """
+    try:
+        return np.asarray(iio.imread(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path} could not be read as an image: {error}. Is the file complete?") from error
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a mask file: palette files give their indices, grey files saved as RGB one channel.
+
+    Raises
+    ------
+    ValueError
+        If the file is in colour.
+    """
+    mask = read_image(path)
+    if str(path).lower().endswith(".png") and iio.immeta(path).get("mode") == "P":
+        mask = np.asarray(iio.imread(path, mode="P"))
+    if mask.ndim == 3 and mask.shape[-1] in (3, 4):
+        if (mask[..., :3] != mask[..., :1]).any():
+            raise ValueError(f"A mask must hold one label per pixel; {path} is in colour, shape {mask.shape}.")
+        return mask[..., 0]
+    return mask
+
+
+@dataclass(frozen=True)
+class Container:
+    """Arrays in whatever a user keeps them, read one at a time.
+
+    Attributes
+    ----------
+    name : str
+        What errors call it: "X" or "y".
+    kind : {"stack", "list", "object_array", "dataset"}
+        What results are given back in; of a data set a stack where sizes are equal, else a list.
+    items : object with len and [int]
+    read : callable
+        Turns one item into an ndarray.
+    shape : tuple of int or None
+        Of a stack; None where items are read one by one.
+    channels_first : bool
+    """
+
+    name: str
+    kind: Kind
+    items: Any
+    read: Callable[[Any], np.ndarray]
+    shape: tuple[int, ...] | None = None
+    channels_first: bool = False
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.read(self.items[int(index)])
+
+    def describe(self, index: int) -> str:
+        """Return what an error calls one item, with its path where it has one."""
+        one = "mask" if self.name == "y" else "image"
+        path = self.items[index] if isinstance(self.items, list | np.ndarray) else None
+        return f"{one} {index}" + (f" ({path})" if isinstance(path, str | Path) else "")
+
+    def item_ndim(self) -> int:
+        """Return the number of axes of one item, from the shape or from the first."""
+        return len(self.shape) - 1 if self.shape is not None else self[0].ndim
+
+    def as_user_array(self) -> Any:
+        """Return the items so that an array of positions can index them."""
+        if not isinstance(self.items, list | PickedItems):
+            return self.items
+        if self.shape is not None:
+            return np.stack([self[index] for index in range(len(self))])
+        items = np.empty(len(self.items), dtype=object)
+        for index in range(len(self.items)):  # one by one: arrays of equal size would be taken apart
+            items[index] = self.items[index]
+        return items
+
+
+def open_container(data: Any, name: str) -> Container:
+    """Open a user's container without reading its arrays.
+
+    Parameters
+    ----------
+    data : ndarray, lazy array, Tensor, list, 1-D object array, or torch Dataset
+    name : {"X", "y"}
+
+    Raises
+    ------
+    TypeError, ValueError
+        If this is no container of images, or empty.
+    """
+    if data is None or isinstance(data, str | Path | dict | set):
+        got = "None" if data is None else f"{type(data).__name__} {str(data)[:80]!r}"
+        raise (TypeError if data is not None else ValueError)(
+            f"{name} must be {STACK_HINT} or of paths; got {got}. "
+            "For a folder pass its files, e.g. sorted(Path(folder).glob('*.png'))."
+        )
+    container = _open_known(data, name)
+    if len(container) == 0:
+        raise ValueError(f"{name} must hold at least one image; got 0 sample(s) (shape={np.shape(data)}).")
+    return container
+
+
+def _open_known(data: Any, name: str) -> Container:
+    if isinstance(data, Dataset):
+        return Container(name, "dataset", data, _to_array, channels_first=True)
+    if isinstance(data, Tensor):
+        return Container(name, "stack", data, _to_array, tuple(data.shape), channels_first=True)
+    if isinstance(data, list | tuple):
+        return _open_items(list(data), name, "list")
+    if isinstance(data, np.ndarray) and data.dtype.kind in "OUS" and (data.ndim == 1 or name == "X"):
+        return _open_object_array(data, name)
+    if all(hasattr(data, attribute) for attribute in ("shape", "dtype", "__len__", "__getitem__")):
+        if len(data.shape) < 3:
+            raise ValueError(
+                f"{name} must be {STACK_HINT}; got shape {tuple(data.shape)}. Reshape your data: "
+                "one image alone is a stack of one, X[None]."
+            )
+        return Container(name, "stack", data, np.asarray, tuple(data.shape))
+    if hasattr(data, "__array__"):
+        return _open_known(np.asarray(data), name)
+    raise TypeError(f"{name} must be {STACK_HINT}; got {type(data).__name__}.")
+
+
+def _open_object_array(data: np.ndarray, name: str) -> Container:
+    if data.ndim == 1:
+        return _open_items(data.tolist(), name, "object_array")
+    try:  # a stack of Python numbers
+        return _open_known(data.astype(np.float64), name)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"argument {name} must hold numbers; got an array of dtype {data.dtype}: {error}") from error
+
+
+def _open_items(items: list[Any], name: str, kind: Kind) -> Container:
+    if items and all(isinstance(item, str | Path) for item in items):
+        return Container(name, kind, items, read_mask if name == "y" else read_image)
+    if items and all(isinstance(item, Tensor) for item in items):
+        return Container(name, kind, items, _to_array, channels_first=True)
+    if items and np.ndim(items[0]) < 2:
+        raise ValueError(
+            f"{name} must be {STACK_HINT}; item 0 of the list has shape {np.shape(items[0])}. "
+            "Reshape your data: one image alone is a list of one, [image]."
+        )
+    return Container(name, kind, items, np.asarray)
+
+
+def _to_array(item: Any) -> np.ndarray:
+    """Return a tensor, or the first of an (image, mask) pair, as an array."""
+    item = item[0] if isinstance(item, tuple | list) else item
+    return item.detach().cpu().numpy() if isinstance(item, Tensor) else np.asarray(item)
+
+
+class PairColumn(Sequence[Any]):
+    """Images (column 0) or masks (column 1) of a Dataset of pairs.
+
+    Both columns share the pair that was read last, so that a Dataset that draws its own transforms gives
+    image and mask of one draw.
+    """
+
+    def __init__(self, pairs: "Dataset[Any]", column: int, last: dict[int, Any]) -> None:
+        self.pairs, self.column, self.last = pairs, column, last
+
+    def __len__(self) -> int:
+        return len(self.pairs)  # type: ignore[arg-type]  # Dataset promises no __len__
+
+    def __getitem__(self, index: Any) -> Any:
+        # The image is read before its mask, and afresh each time; the mask belongs to the image read last.
+        if self.column == 0 or index not in self.last:
+            self.last.clear()
+            self.last[index] = self.pairs[index]
+        return self.last[index][self.column]
+
+
+def open_pairs(pairs: "Dataset[Any]") -> tuple[Container, Container]:
+    """Open a torch Dataset of (image, mask) pairs, channels first.
+
+    Raises
+    ------
+    ValueError
+        If its items are no pairs.
+    """
+    if len(pairs) == 0:  # type: ignore[arg-type]
+        raise ValueError("X must hold at least one image; got a Dataset of length 0.")
+    first = pairs[0]
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        raise ValueError(f"A Dataset must give (image, mask) pairs, channels first; got {type(first).__name__}.")
+    last: dict[int, Any] = {}
+    columns = (PairColumn(pairs, 0, last), PairColumn(pairs, 1, last))
+    images, masks = (
+        Container(name, "dataset", column, _to_array, channels_first=True)
+        for name, column in zip(("X", "y"), columns, strict=True)
+    )
+    return images, masks
+
+
+def pick_items(container: Container, indices: np.ndarray) -> Container:
+    """Return a container of the items at `indices`, without reading any."""
+    shape = None if container.shape is None else (len(indices), *container.shape[1:])
+    return replace(container, items=PickedItems(container.items, indices), shape=shape)
+
+
+class PickedItems(Sequence[Any]):
+    """Some items of a container, by position."""
+
+    def __init__(self, items: Any, indices: np.ndarray) -> None:
+        self.items, self.indices = items, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[int(self.indices[index])]

@@ -1,0 +1,128 @@
+"""The ranges of the hyperparameters, checked once at the start of fit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["check_hyperparameters"]
+
+Check = Callable[[Any], bool]
+
+
+def check_hyperparameters(parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError if a hyperparameter is out of its range.
+
+    Parameters
+    ----------
+    parameters : mapping of str to value
+        As from `UNetSegmenter.get_params(deep=False)`.
+
+    Raises
+    ------
+    ValueError
+        Names the parameter, its range and the value.
+
+    Examples
+    --------
+    >>> check_hyperparameters({"depth": -1})
+    Traceback (most recent call last):
+    ValueError: depth must be a whole number from 0 to 6; got -1.
+    """
+    for name, (is_valid, rule) in RULES.items():
+        if name in parameters and not is_valid(parameters[name]):
+            raise ValueError(f"{name} must be {rule}; got {parameters[name]!r}.")
+
+
+def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+
+
+def _is_size(value: Any) -> bool:
+    """Whether this is a number of pixels, or one per axis."""
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return len(value) in (2, 3) and all(_is_whole(side, 1) for side in value)
+    return _is_whole(value, 1)
+
+
+def _is_scaling(value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        return value in (None, "dataset", "image", "minmax")
+    try:
+        mean, std = (np.asarray(part, dtype=float) for part in value)
+    except (TypeError, ValueError):
+        return False
+    return bool(np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all())
+
+
+def _is_classes(value: Any) -> bool:
+    if value is None:
+        return True
+    return not isinstance(value, str) and hasattr(value, "__iter__") and len(set(value)) >= 2
+
+
+def _is_class_weight(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_number(weight) and weight >= 0 for weight in value.values())
+    return value is None or (isinstance(value, str) and value == "balanced")
+
+
+def _is_split(value: Any) -> bool:
+    return value is None or callable(value) or (_is_number(value) and 0 <= value < 1)
+
+
+def _is_random_state(value: Any) -> bool:
+    return value is None or isinstance(value, np.random.RandomState) or _is_whole(value, 0, 2**32 - 1)
+
+
+def _is_device(value: Any) -> bool:
+    if value == "auto":
+        return True
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+RULES: dict[str, tuple[Check, str]] = {
+    "depth": (lambda value: _is_whole(value, 0, 6), "a whole number from 0 to 6"),
+    "filters": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
+    "classes": (_is_classes, "None or a list of at least 2 distinct labels"),
+    "scaling": (_is_scaling, '"dataset", "image", "minmax", a pair (mean, std) with std > 0, or None'),
+    "patch_size": (
+        lambda value: value is None or _is_size(value),
+        "None, a number of pixels of at least 1, or one such number per axis",
+    ),
+    "augment": (
+        lambda value: value is None or callable(value) or (isinstance(value, str) and value == "default"),
+        '"default", None or a callable',
+    ),
+    "class_weight": (_is_class_weight, 'None, "balanced", or a dict from labels to weights of at least 0'),
+    "precision": (
+        lambda value: isinstance(value, str) and value in ("auto", "float32", "bfloat16", "float16"),
+        '"auto", "float32", "bfloat16" or "float16"',
+    ),
+    "tile_size": (
+        lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_size(value),
+        '"auto", None, a number of pixels of at least 1, or one such number per axis',
+    ),
+    "random_state": (_is_random_state, "None, a whole number from 0 to 2**32 - 1, or a RandomState"),
+    "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
+    "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),
+    "batch_size": (
+        lambda value: _is_whole(value, 1) or value == -1,
+        "a whole number of at least 1, or -1 for all images at once",
+    ),
+    "train_split": (
+        _is_split,
+        "a share of the images in (0, 1), None, or a callable such as skorch.dataset.ValidSplit(5)",
+    ),
+    "device": (_is_device, '"auto" or a device that torch knows, e.g. "cpu", "cuda:0", "mps"'),
+}

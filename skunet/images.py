@@ -1,0 +1,189 @@
+"""The door: what users hold becomes images (C, *S), and results go back in the container they came in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skunet.containers import Container, pick_items
+
+__all__ = ["Images", "Results", "as_tensor", "check_pixels", "open_images", "subset"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in internal form: each (C, *S), in its own dtype.
+
+    Attributes
+    ----------
+    container : Container
+    spatial_ndim : {2, 3}
+    has_channel_axis : bool
+    """
+
+    container: Container
+    spatial_ndim: int
+    has_channel_axis: bool
+
+    def __len__(self) -> int:
+        return len(self.container)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = self.container[index]
+        if image.ndim != self.spatial_ndim + self.has_channel_axis:
+            raise ValueError(
+                f"All images must have {self.spatial_ndim + self.has_channel_axis} axes as the first; "
+                f"{self.container.describe(index)} has shape {image.shape}."
+            )
+        return self.arrange(image, axis=0)
+
+    def stack_size(self) -> tuple[int, ...]:
+        """Return the pixels per axis that all images of a stack have."""
+        shape = self.container.shape or ()
+        if not self.has_channel_axis:
+            return shape[1:]
+        return shape[2:] if self.container.channels_first else shape[1:-1]
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the pixels per axis of one image."""
+        return self.stack_size() if self.container.shape is not None else self[index].shape[1:]
+
+    def arrange(self, image: np.ndarray, *, axis: int) -> np.ndarray:
+        """Return images with the channels at `axis`: 0 for one image, 1 for a batch."""
+        if not self.has_channel_axis:
+            return np.expand_dims(image, axis)
+        return image if self.container.channels_first else np.moveaxis(image, -1, axis)
+
+
+def open_images(
+    container: Container, *, spatial_ndim: int, n_channels: int | None = None, mask_ndim: int | None = None
+) -> Images:
+    """Settle which axis of the images is what, from shapes alone.
+
+    Parameters
+    ----------
+    container : Container
+    spatial_ndim : int
+    n_channels : int, optional
+        What the network was fitted on; None at fit.
+    mask_ndim : int, optional
+        Axes of one mask, for the error.
+
+    Raises
+    ------
+    ValueError
+        If rank or channels do not fit.
+    """
+    n_extra = container.item_ndim() - spatial_ndim
+    images = Images(container, spatial_ndim, has_channel_axis=n_extra == 1)
+    if n_extra not in (0, 1):
+        raise ValueError(_rank_message(container, spatial_ndim, mask_ndim))
+    if n_channels is not None:
+        found = images[0].shape[0] if n_extra else 1
+        if found != n_channels:
+            raise ValueError(
+                f"X has {found} channels, but UNetSegmenter is expecting {n_channels} channels as fitted "
+                f"(got shape {_shape_text(container)}). {_channel_hint(container, n_channels, spatial_ndim)}"
+            )
+    return images
+
+
+def _shape_text(container: Container) -> str:
+    return str(container.shape if container.shape is not None else f"{container[0].shape} of image 0")
+
+
+def _rank_message(container: Container, spatial_ndim: int, mask_ndim: int | None) -> str:
+    got = f"X must have the axes of y, or one more for channels; got shape {_shape_text(container)}"
+    if mask_ndim is None:
+        axes = "(N, H, W)" if spatial_ndim == 2 else "(N, D, H, W)"
+        return (
+            f"X must be a stack {axes}, with one more axis for channels, or a list of such images, as fitted; "
+            f"got shape {_shape_text(container)}. Pass one image alone as X[None]. Reshape your data."
+        )
+    return f"{got} and masks of {mask_ndim} axes. Pass one image with its mask as X[None], y[None]."
+
+
+def _channel_hint(container: Container, n_channels: int, spatial_ndim: int) -> str:
+    shape = container[0].shape
+    if len(shape) == spatial_ndim + 1 and shape[0] == n_channels:
+        axis = 1 if container.shape is not None else 0
+        return f"Channels come last: pass np.moveaxis(X, {axis}, -1)."
+    if len(shape) == spatial_ndim and shape[-1] == n_channels:
+        return "Pass one image alone as X[None]."
+    return "Channels are the last axis of arrays and the first of tensors."
+
+
+def subset(images: Images, indices: np.ndarray) -> Images:
+    """Return the images at `indices`, without reading any."""
+    return replace(images, container=pick_items(images.container, indices))
+
+
+class Results:
+    """Arrays to give back, one per image, in the container that the images came in.
+
+    Parameters
+    ----------
+    images : Images
+    dtype : dtype
+    n_leading : int, optional
+        Length of an axis before the spatial ones, e.g. classes; None for no such axis.
+    """
+
+    def __init__(self, images: Images, dtype: Any, n_leading: int | None = None) -> None:
+        self.kind = images.container.kind
+        self.dtype = dtype
+        self.leading = () if n_leading is None else (n_leading,)
+        self.arrays: Any = []
+        if self.kind == "stack":
+            self.arrays = np.empty((len(images), *self.leading, *images.stack_size()), dtype=dtype)
+
+    def array_for(self, index: int, size: tuple[int, ...]) -> np.ndarray:
+        """Return the array to write the result of image `index` into."""
+        if self.kind != "stack":
+            self.arrays.append(np.empty((*self.leading, *size), dtype=self.dtype))
+        array: np.ndarray = self.arrays[index]
+        return array
+
+    def give_back(self) -> Any:
+        """Return all results."""
+        if self.kind == "object_array":
+            results = np.empty(len(self.arrays), dtype=object)
+            for index, array in enumerate(self.arrays):
+                results[index] = array
+            return results
+        if self.kind == "dataset" and len({array.shape for array in self.arrays}) == 1:
+            return np.stack(self.arrays)
+        return self.arrays
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Return pixels as a tensor of a dtype that torch computes in; uint8 stays uint8, bool becomes it."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    wider: dict[tuple[str, int], Any] = {
+        ("b", 1): np.uint8,
+        ("u", 2): np.int32,
+        ("u", 4): np.int64,
+        ("u", 8): np.float64,
+        ("f", 16): np.float64,
+    }
+    dtype = np.dtype(wider.get((kind, size), array.dtype)).newbyteorder("=")
+    array = np.ascontiguousarray(array, dtype=dtype)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def check_pixels(image: np.ndarray, name: str) -> None:
+    """Raise ValueError if an image (C, *S) cannot be worked on: no pixels, no real numbers, NaN or infinity."""
+    if image.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has dtype {image.dtype}. Pass X.real or abs(X).")
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"Images must hold numbers; {name} has dtype {image.dtype}.")
+    if image.size == 0:
+        raise ValueError(f"Images must have at least 1 pixel per axis; {name} has shape {image.shape[1:]}.")
+    if image.dtype.kind == "f" and not np.isfinite([image.min(), image.max()]).all():
+        raise ValueError(f"Input X contains NaN or infinity: {name}. Replace such pixels, e.g. np.nan_to_num(X).")

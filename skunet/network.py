@@ -1,0 +1,365 @@
+"""The U-Net in 2-D and 3-D: its layers, the image sizes that it takes and the pixels that it sees."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from numbers import Integral
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["UNet", "mirror_pad"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky_relu": partial(nn.LeakyReLU, 0.1, inplace=True),
+    "elu": partial(nn.ELU, inplace=True),
+}
+INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 2): "bicubic"}
+# Upsampling makes fine pixel i from the coarse pixels (i - reach) // 2 to (i + reach) // 2.
+UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
+
+
+def mirror_pad(images: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Pad the last axes with the values of ``numpy.pad(mode="reflect")``: the edge pixel is not repeated.
+
+    A pad longer than the image mirrors it again and again; a single pixel is repeated.
+
+    Parameters
+    ----------
+    images : Tensor of shape (..., *S), any dtype
+    before, after : sequence of int >= 0
+        Pixels to add in front of and behind each axis of S.
+
+    Returns
+    -------
+    Tensor of shape (..., *(before + S + after)), same dtype; `images` itself where nothing is added
+
+    Examples
+    --------
+    >>> mirror_pad(torch.tensor([[0, 1, 2]]), before=[1], after=[4])
+    tensor([[1, 0, 1, 2, 1, 0, 1, 2]])
+    """
+    start = images.ndim - len(before)
+    is_legal = start >= 0 and len(after) == len(before) and all(pad >= 0 for pad in (*before, *after))
+    _check(is_legal, "before and after", "hold one pad >= 0 per axis", (before, after), "Match the axes")
+    for axis, (front, back) in enumerate(zip(before, after, strict=True), start=start):
+        if front or back:
+            side = images.shape[axis]
+            _check(side > 0, "images", "have pixels on each axis", tuple(images.shape), "Leave empty images out")
+            period = max(2 * (side - 1), 1)
+            positions = torch.arange(-front, side + back, device=images.device) % period
+            images = images.index_select(axis, torch.minimum(positions, period - positions))
+    return images
+
+
+def lost_margin(depth: int, lost_by_block: int, lost_by_upsampling: int) -> int:
+    """Count the pixels that a network of `depth` levels loses at each side, if each layer loses so many."""
+    margin = lost_by_block
+    for _ in range(depth):
+        margin = lost_by_block + 2 * margin + lost_by_upsampling + lost_by_block
+    return margin
+
+
+def read_interval(interval: tuple[int, int], depth: int, **layers: int) -> tuple[int, int]:
+    """Find the first and last input pixel that an interval of output pixels depends on, along one axis.
+
+    Output pixel p of a level lies on input pixel p. `layers` holds `convolutions`, `reach` and `shift`: pooling
+    takes pairs counted from input pixel `shift`, as many as the encoder's block cuts off.
+    """
+    convolutions, reach, shift = layers["convolutions"], layers["reach"], layers["shift"]
+    first, last = interval[0] - convolutions, interval[1] + convolutions
+    if depth == 0:
+        return first, last
+    coarse = read_interval(((first - shift - reach) // 2, (last - shift + reach) // 2), depth - 1, **layers)
+    # The skip connection reads `first` to `last`; the coarser level reads the pairs that it pooled.
+    first, last = min(first, 2 * coarse[0] + shift), max(last, 2 * coarse[1] + 1 + shift)
+    return first - convolutions, last + convolutions
+
+
+def centre_crop(features: Tensor, sides: Sequence[int]) -> Tensor:
+    """Cut the middle of size `sides` out of features (N, C, *S)."""
+    for axis, side in enumerate(sides, start=2):
+        features = features.narrow(axis, (features.shape[axis] - side) // 2, side)
+    return features  # (N, C, *sides)
+
+
+class ConvolutionBlock(nn.Module):
+    """The convolutions of one level, with a shortcut round all but the last activation where one is given."""
+
+    def __init__(self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module) -> None:
+        super().__init__()
+        self.convolutions = convolutions
+        self.shortcut = shortcut
+        self.activation = activation
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, C, *S) to (N, C', *S'); unpadded convolutions make S' smaller than S."""
+        convolved: Tensor = self.convolutions(features)  # (N, C', *S')
+        if self.shortcut is not None:
+            convolved = convolved + self.shortcut(centre_crop(features, convolved.shape[2:]))
+        return cast(Tensor, self.activation(convolved))
+
+
+class UNet(nn.Module):
+    """Map images (N, C, *S) to logits (N, K, *S): the U-Net of Ronneberger, Fischer and Brox (MICCAI 2015).
+
+    Parameters
+    ----------
+    in_channels, n_classes : int >= 1
+        Channels C of an image; classes K.
+    depth : int, 0 to 6
+        How often the resolution is halved, by max pooling.
+    filters : int >= 1
+        Channels at full resolution; they double with each halving.
+    spatial_ndim : {2, 3}
+        Axes of an image: (H, W) or (D, H, W).
+    activation : {"relu", "leaky_relu", "elu"} or subclass of nn.Module
+        The leaky one has slope 0.1; a class is called without arguments.
+    normalization : {"batch", "instance", "group", None}
+        What follows each 3-wide convolution.
+    padding : {"same", "valid"}
+        "same" pads convolutions with zeros and takes any size: images are mirrored at their end to a multiple
+        of ``2**depth``, logits cropped again. "valid" pads nothing, as in the paper: logits are made of image
+        pixels alone (interpolation drops what it extrapolates), and `margin` pixels go at each side.
+    upsampling : {"transposed", "nearest", "linear", "bicubic"}
+        A transposed convolution of width 2, or a 1-wide convolution and interpolation; "bicubic" in 2-D only.
+    convolutions : int >= 1
+        3-wide convolutions per level, in the encoder as in the decoder.
+    dropout : float, 0 to below 1
+        Share of channels dropped in training behind the two deepest levels of the encoder, as in the paper.
+    residual : bool
+        Each level's convolutions add their input, through a 1-wide convolution where the channels differ.
+    initialization : {"kaiming", "xavier"}
+        Normal weights, of variance 2 / fan-in before an activation, 1 / fan-in elsewhere (He et al. 2015), or
+        of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010).
+    groups : int >= 1
+        Groups of "group" normalization, or their greatest common divisor with the channels.
+
+    Examples
+    --------
+    >>> UNet(in_channels=1, n_classes=2, depth=2, filters=4)(torch.zeros(1, 1, 30, 21)).shape
+    torch.Size([1, 2, 30, 21])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        *,
+        depth: int = 4,
+        filters: int = 32,
+        spatial_ndim: int = 2,
+        activation: str | type[nn.Module] = "relu",
+        normalization: str | None = "batch",
+        padding: str = "same",
+        upsampling: str = "transposed",
+        convolutions: int = 2,
+        dropout: float = 0.0,
+        residual: bool = False,
+        initialization: str = "kaiming",
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.n_classes = in_channels, n_classes
+        self.depth, self.filters, self.spatial_ndim = depth, filters, spatial_ndim
+        self.activation, self.normalization, self.groups = activation, normalization, groups
+        self.padding, self.upsampling, self.convolutions = padding, upsampling, convolutions
+        self.dropout, self.residual, self.initialization = dropout, residual, initialization
+        self._check_parameters()
+        self._reach = UPSAMPLING_REACH[upsampling]
+        self._lost_by_block = convolutions if padding == "valid" else 0
+        self._lost_by_upsampling = self._reach if padding == "valid" else 0
+        channels = [filters * 2**level for level in range(depth + 1)]
+        drops = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
+        self.encoder = nn.ModuleList(map(self._new_block, [in_channels, *channels], channels, drops))
+        self.pooling = self._layer("MaxPool")(2)
+        self.upsamplings = nn.ModuleList(map(self._new_upsampling, channels[:0:-1]))
+        self.decoder = nn.ModuleList(map(self._new_block, channels[:0:-1], channels[-2::-1]))
+        self.head = self._layer("Conv")(filters, n_classes, 1)
+        self._initialize_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map float images (N, C, *S) to logits (N, K, *S), in "valid" networks (N, K, *(S - 2 margin))."""
+        sides = [self.output_size(side) for side in images.shape[2:]]
+        features = images if self.padding == "valid" else self._complete(images)
+        skips = []
+        for block in self.encoder[:-1]:
+            skips.append(block(features))  # (N, filters * 2**level, *S / 2**level)
+            features = self.pooling(skips[-1])
+        features = self.encoder[-1](features)
+        for upsample, block in zip(self.upsamplings, self.decoder, strict=True):
+            features = upsample(features)  # (N, filters * 2**level, *S / 2**level)
+            kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
+            features = torch.cat([centre_crop(skips.pop(), kept), centre_crop(features, kept)], dim=1)
+            features = block(features)  # (N, filters * 2**level, *S / 2**level)
+        logits = self.head(features)  # (N, K, *S)
+        return cast(Tensor, logits[(..., *map(slice, sides))])
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that one pixel of the coarsest level covers per axis: legal sides differ by this."""
+        return int(2**self.depth)
+
+    @property
+    def margin(self) -> int:
+        """Pixels lost at each side of an image: output pixel p lies on input pixel p + margin."""
+        return lost_margin(self.depth, self._lost_by_block, self._lost_by_upsampling)
+
+    @property
+    def receptive_field(self) -> tuple[int, int]:
+        """Most pixels before and after its own position that can change an output pixel, per axis."""
+        layers = {"convolutions": self.convolutions, "reach": self._reach, "shift": self._lost_by_block}
+        extents = []
+        for pixel in range(self.margin, self.margin + self.size_multiple):
+            first, last = read_interval((pixel, pixel), self.depth, **layers)
+            extents.append((pixel - first, last - pixel))
+        return max(before for before, _ in extents), max(after for _, after in extents)
+
+    @property
+    def is_exactly_tileable(self) -> bool:
+        """Whether, in evaluation mode, a logit depends on its receptive field alone and on no statistics."""
+        return self.normalization in (None, "batch")
+
+    def input_size(self, output_size: int) -> int:
+        """Find the smallest legal input side, in pixels, whose output side is at least `output_size`."""
+        _check(output_size >= 1, "output_size", "be at least 1 pixel", output_size, "Ask for a pixel or more")
+        # With one more block put round it, a legal side is a multiple: each pooling takes an even number.
+        restored = output_size + 2 * self.margin + 2 * self._lost_by_block
+        return -(-restored // self.size_multiple) * self.size_multiple - 2 * self._lost_by_block
+
+    def output_size(self, input_size: int) -> int:
+        """Tell the output side, in pixels, for an input side; raise ValueError if the network cannot take it.
+
+        >>> UNet(1, 2, filters=1, padding="valid").output_size(572)
+        388
+        """
+        higher = self.input_size(max(1, input_size - 2 * self.margin))
+        lower = higher - self.size_multiple
+        sizes = f"{lower} or {higher}" if lower > 2 * self.margin else f"{higher} or more"
+        is_legal = input_size == higher or (self.padding == "same" and input_size > 0)
+        what = f"a side of an image for padding={self.padding!r} and depth={self.depth}"
+        _check(is_legal, what, "fit the network", input_size, f"Crop or pad it to {sizes} pixels")
+        return input_size - 2 * self.margin
+
+    def summary(self, size: int | Sequence[int]) -> str:
+        """Tabulate channels and sides per level for images of `size` pixels, parameters, receptive field."""
+        image = tuple(size) if isinstance(size, Sequence) else (size,) * self.spatial_ndim
+        sides = [self.input_size(self.output_size(side)) for side in image]
+        table = f"{'level':<8}{'channels':<10}{'encoder':<18}decoder\n"
+        for level in range(self.depth + 1):
+            margin = lost_margin(self.depth - level, self._lost_by_block, self._lost_by_upsampling)
+            encoded = [side - 2 * self._lost_by_block for side in sides]
+            decoded = [side - 2 * margin for side in sides] if level < self.depth else []
+            channels = self.filters * 2**level
+            table += f"{level:<8}{channels:<10}{_product(encoded):<18}{_product(decoded)}".rstrip() + "\n"
+            sides = [side // 2 for side in encoded]
+        logits = [self.output_size(side) for side in image]
+        return table + (
+            f"image             {_product(image)}, {self.in_channels} channels\n"
+            f"logits            {_product(logits)}, {self.n_classes} classes\n"
+            f"parameters        {sum(parameter.numel() for parameter in self.parameters()):,}\n"
+            "receptive field   {} pixels before, {} after".format(*self.receptive_field)
+        )
+
+    def _complete(self, images: Tensor) -> Tensor:
+        sides = [self.input_size(side) for side in images.shape[2:]]
+        # torch refuses statistics of one value, so the coarsest level gets a second pixel where it needs one.
+        n_values = math.prod(sides) // self.size_multiple**self.spatial_ndim
+        if self.normalization == "batch":
+            n_values = n_values * len(images) if self.training else 2
+        if n_values == 1 and self.normalization is not None:
+            sides[-1] += self.size_multiple
+        pads = [side - old for side, old in zip(sides, images.shape[2:], strict=True)]
+        return mirror_pad(images, [0] * self.spatial_ndim, pads)  # (N, C, *sides)
+
+    def _layer(self, name: str) -> Any:
+        """Give nn.Conv2d for "Conv" in a 2-D network, nn.Conv3d in a 3-D one."""
+        return getattr(nn, f"{name}{self.spatial_ndim}d")
+
+    def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Module:
+        layers = self._new_convolution(in_channels, out_channels)
+        for _ in range(self.convolutions - 1):
+            layers += [self._new_activation(), *self._new_convolution(out_channels, out_channels)]
+        shortcut: nn.Module | None = None
+        if self.residual and in_channels == out_channels:
+            shortcut = nn.Identity()
+        elif self.residual:  # no bias: the last convolution's own bias or norm already shifts the sum
+            shortcut = self._layer("Conv")(in_channels, out_channels, 1, bias=False)
+        activation = self._new_activation()
+        if dropout:
+            activation = nn.Sequential(activation, self._layer("Dropout")(dropout))
+        return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
+
+    def _new_convolution(self, in_channels: int, out_channels: int) -> list[nn.Module]:
+        padding = 1 if self.padding == "same" else 0
+        bias = self.normalization is None  # a norm would take a constant away again
+        convolution = self._layer("Conv")(in_channels, out_channels, 3, padding=padding, bias=bias)
+        if self.normalization == "batch":
+            return [convolution, self._layer("BatchNorm")(out_channels)]
+        if self.normalization == "instance":
+            return [convolution, self._layer("InstanceNorm")(out_channels, affine=True)]
+        if self.normalization == "group":
+            return [convolution, nn.GroupNorm(math.gcd(self.groups, out_channels), out_channels)]
+        return [convolution]
+
+    def _new_activation(self) -> nn.Module:
+        return ACTIVATIONS[self.activation]() if isinstance(self.activation, str) else self.activation()
+
+    def _new_upsampling(self, channels: int) -> nn.Module:
+        bias = self.normalization is None  # the next block's first norm would take it away
+        if self.upsampling == "transposed":
+            transposed = self._layer("ConvTranspose")(channels, channels // 2, 2, stride=2, bias=bias)
+            return cast(nn.Module, transposed)
+        projection = self._layer("Conv")(channels, channels // 2, 1, bias=bias)
+        mode = INTERPOLATIONS.get((self.upsampling, self.spatial_ndim), "nearest")
+        align_corners = None if mode == "nearest" else False
+        # The two commute, and before the interpolation the projection costs a quarter, in 3-D an eighth.
+        return nn.Sequential(projection, nn.Upsample(scale_factor=2, mode=mode, align_corners=align_corners))
+
+    def _initialize_weights(self) -> None:
+        slope = 0.1 if self.activation == "leaky_relu" else 0.0
+        for layer in self.modules():
+            if not isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+                continue
+            taps = math.prod(layer.kernel_size)
+            # A transposed kernel as wide as its stride gives each output pixel one tap.
+            fan_in = layer.in_channels * (1 if layer.transposed else taps)
+            feeds_activation = layer.kernel_size[0] == 3
+            gain = 2 / (1 + slope**2) if feeds_activation else 1.0
+            is_kaiming = self.initialization == "kaiming"
+            variance = gain / fan_in if is_kaiming else 2 / (fan_in + layer.out_channels * taps)
+            nn.init.normal_(layer.weight, std=math.sqrt(variance))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def _check_parameters(self) -> None:
+        sizes = dict.fromkeys(["in_channels", "n_classes", "filters", "convolutions", "groups"], (1, math.inf))
+        for name, (least, most) in {**sizes, "depth": (0, 6), "spatial_ndim": (2, 3)}.items():
+            value = getattr(self, name)
+            is_legal = isinstance(value, Integral) and least <= int(value) <= most
+            _check(is_legal, name, f"be an integer from {least} to {most}", repr(value), "Pass one of these")
+        is_share = 0 <= self.dropout < 1
+        _check(is_share, "dropout", "be at least 0 and below 1", self.dropout, "Pass a share of the channels")
+        is_module = isinstance(self.activation, type) and issubclass(self.activation, nn.Module)
+        choices: dict[str, tuple[Any, ...]] = {
+            "activation": (*ACTIVATIONS, *[self.activation] * is_module),
+            "normalization": ("batch", "instance", "group", None),
+            "padding": ("same", "valid"),
+            "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
+            "initialization": ("kaiming", "xavier"),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            rule = f"be one of {allowed} in {self.spatial_ndim}-D" + ", or a module class" * (name == "activation")
+            _check(value in allowed, name, rule, repr(value), "Choose one of these")
+
+
+def _product(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+def _check(is_legal: bool, what: str, rule: str, value: object, remedy: str) -> None:
+    if not is_legal:
+        raise ValueError(f"{what} must {rule}; got {value}. {remedy}.")

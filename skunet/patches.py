@@ -1,0 +1,280 @@
+"""Batches: which image, which window, how often; assembled at once and ready for the network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from skunet.augmentation import Augmentation, augment_batch
+from skunet.images import as_tensor
+from skunet.randomness import make_generator
+from skunet.scaling import image_scaling, scale
+from skunet.training_set import TrainingSet, pick
+
+__all__ = [
+    "EvaluationBatches",
+    "PatchBatches",
+    "PatchSampler",
+    "choose_patch_size",
+    "group_equal_sizes",
+    "unpack_inputs",
+]
+
+# Pixels per axis of the patches taken where images differ in size and no patch_size is given.
+LARGEST_DEFAULT_PATCH = {2: 256, 3: 64}
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One training batch: its place in the fit, which seeds its draws, and its images."""
+
+    epoch: int
+    batch: int
+    indices: np.ndarray
+
+
+class PatchSampler(Sampler[BatchPlan]):
+    """The batches of an epoch, in the seeded order of that epoch; each pass is one epoch further.
+
+    Parameters
+    ----------
+    n_patches : ndarray of shape (N,)
+        How many patches an epoch takes from each image.
+    batch_size : int
+    seed : int
+    first_epoch : int
+        Number of epochs trained before.
+    shuffle, drop_last : bool
+        As in `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(
+        self,
+        n_patches: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        first_epoch: int,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.indices = np.repeat(np.arange(len(n_patches)), n_patches)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = first_epoch
+        self.shuffle = shuffle
+        # An epoch without any batch would train nothing.
+        self.drop_last = drop_last and len(self.indices) >= batch_size
+
+    def __len__(self) -> int:
+        n_full, rest = divmod(len(self.indices), self.batch_size)
+        return n_full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = make_generator(self.seed, epoch).permutation(self.indices) if self.shuffle else self.indices
+        for batch in range(len(self)):
+            yield BatchPlan(epoch, batch, order[batch * self.batch_size :][: self.batch_size])
+
+
+class PatchBatches(Dataset[Any]):
+    """Training batches of a training set, by plan: scaled, augmented windows.
+
+    Parameters
+    ----------
+    data : TrainingSet
+    patch_size : tuple of int
+        Pixels per axis of the windows.
+    scaling : str or other
+        As in `UNetSegmenter`.
+    constants : ndarray of shape (2, C) or None
+        By `fit_scaling`.
+    augment : see `augment_batch`
+    seed : int
+    device : str or torch.device
+        Where batches are scaled and augmented.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        *,
+        patch_size: tuple[int, ...],
+        scaling: Any,
+        constants: np.ndarray | None,
+        augment: str | Augmentation | None,
+        seed: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.data = data
+        self.patch_size = patch_size
+        self.constants = image_scaling(scaling, data.statistics) if constants is None else constants
+        self.augment = augment
+        self.seed = seed
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, plan: BatchPlan) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the patches (B, C, *S) with their weights, and their labels (B, *S)."""
+        generator = make_generator(self.seed, plan.epoch, plan.batch)
+        windows = [draw_window(self.data.sizes[index], self.patch_size, generator) for index in plan.indices]
+        picked = list(zip(plan.indices, windows, strict=True))
+        raw = np.stack([_cut(self.data.images[index], window) for index, window in picked])  # (B, C, *S)
+        labels = np.stack([_cut(self.data.masks[index], window) for index, window in picked])  # (B, *S)
+        constants = self.constants if self.constants.ndim == 2 else self.constants[plan.indices]
+        patches = scale(as_tensor(raw).to(self.device), torch.from_numpy(np.ascontiguousarray(constants)))
+        masks = self.data.codec.to_tensor(labels).to(self.device)
+        image_weights, pixel_weights = self._weights(picked)
+        patches, masks, pixel_weights = augment_batch(self.augment, patches, masks, pixel_weights, generator)
+        weights = image_weights if pixel_weights is None else pixel_weights
+        inputs = {"patches": patches} | ({} if weights is None else {"sample_weight": weights})
+        return inputs, masks
+
+    def _weights(self, picked: Sequence[tuple[Any, Any]]) -> tuple[Tensor | None, Tensor | None]:
+        weights = self.data.weights
+        if weights is None:
+            return None, None
+        if isinstance(weights, np.ndarray):
+            return torch.from_numpy(weights[[index for index, _ in picked]]).to(self.device), None
+        cut = np.stack([_cut(weights[index], window) for index, window in picked])  # (B, *S)
+        return None, torch.from_numpy(cut).to(self.device)
+
+
+def draw_window(
+    size: np.ndarray, patch_size: tuple[int, ...], generator: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """Return the positions that a random window reads along each axis.
+
+    Where the image is smaller than the window, positions run over the image and back, mirrored at its ends.
+    """
+    starts = [int(generator.integers(max(n - patch, 0) + 1)) for n, patch in zip(size, patch_size, strict=True)]
+    return tuple(
+        mirrored_positions(start, start + patch, int(n))
+        for start, patch, n in zip(starts, patch_size, size, strict=True)
+    )
+
+
+def mirrored_positions(start: int, stop: int, n: int) -> np.ndarray:
+    """Return start..stop-1 folded back into 0..n-1 by mirroring at the first and last position.
+
+    Examples
+    --------
+    >>> mirrored_positions(0, 5, 3).tolist()
+    [0, 1, 2, 1, 0]
+    """
+    if n == 1:
+        return np.zeros(stop - start, dtype=np.int64)
+    positions = np.arange(start, stop) % (2 * n - 2)
+    return np.minimum(positions, 2 * n - 2 - positions)
+
+
+def _cut(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the window of the last axes; a plain slice where the positions are contiguous."""
+    is_plain = all(positions[-1] - positions[0] == len(positions) - 1 for positions in window)
+    if is_plain:
+        return array[(..., *(slice(positions[0], positions[-1] + 1) for positions in window))]
+    return array[(..., *np.ix_(*window))]
+
+
+def choose_patch_size(
+    patch_size: int | Sequence[int] | None, sizes: np.ndarray, *, size_multiple: int
+) -> tuple[int, ...]:
+    """Return the pixels per axis of the training windows.
+
+    Parameters
+    ----------
+    patch_size : int, sequence of int, or None
+        None takes whole images where all are of one size, else at most 256 (2-D) or 64 (3-D) per axis.
+    sizes : ndarray of shape (N, spatial_ndim)
+    size_multiple : int
+        Pixels that become one at the network's lowest resolution.
+
+    Returns
+    -------
+    tuple of int
+        No larger than the largest image, except that the lowest resolution keeps at least two pixels:
+        batch normalization cannot train on one.
+    """
+    spatial_ndim = sizes.shape[1]
+    largest = sizes.max(axis=0)
+    if patch_size is not None:
+        patch = np.minimum(np.broadcast_to(np.asarray(patch_size), spatial_ndim), largest)
+    elif (sizes == sizes[0]).all():
+        patch = largest
+    else:
+        patch = np.minimum(np.median(sizes, axis=0).astype(int), LARGEST_DEFAULT_PATCH[spatial_ndim])
+    if (patch <= size_multiple).all():
+        patch = np.append(patch[:-1], 2 * size_multiple)
+    return tuple(int(n) for n in patch)
+
+
+def count_patches(sizes: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
+    """Return how many patches an epoch takes of each image: about as many pixels as it has, at least one."""
+    shares = sizes.prod(axis=1) / np.prod(patch_size)
+    return np.maximum(np.round(shares).astype(np.int64), 1)
+
+
+class EvaluationBatches(Dataset[Any]):
+    """Whole images as they came, in batches of equal size, with their labels where there are any.
+
+    Parameters
+    ----------
+    data : TrainingSet or Images
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor | dict[str, Tensor], Tensor]:
+        """Return images (B, C, *S), with weights where given, and labels (B, *S)."""
+        if not isinstance(self.data, TrainingSet):
+            return as_tensor(np.stack([self.data[index] for index in indices])), torch.zeros(len(indices))
+        images = as_tensor(np.stack([self.data.images[index] for index in indices]))  # (B, C, *S)
+        masks = self.data.codec.to_tensor(np.stack([self.data.masks[index] for index in indices]))  # (B, *S)
+        if self.data.weights is None:
+            return images, masks
+        weights = np.stack(pick(self.data.weights, np.asarray(indices)))
+        return {"images": images, "sample_weight": torch.from_numpy(weights)}, masks
+
+
+def group_equal_sizes(sizes: Sequence[tuple[int, ...]], *, batch_size: int, largest: int) -> list[list[int]]:
+    """Return batches of neighbouring images of equal size; images of more than `largest` pixels go alone.
+
+    Examples
+    --------
+    >>> group_equal_sizes([(8, 8), (8, 8), (8, 8), (4, 8)], batch_size=2, largest=100)
+    [[0, 1], [2], [3]]
+    """
+    batches: list[list[int]] = []
+    for index, size in enumerate(sizes):
+        joins = batches and len(batches[-1]) < batch_size and tuple(sizes[batches[-1][0]]) == tuple(size)
+        if joins and np.prod(size) <= largest:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def unpack_inputs(inputs: Any) -> tuple[Tensor, bool, Tensor | None]:
+    """Return what a batch holds for the network.
+
+    Returns
+    -------
+    images : Tensor of shape (B, C, *S)
+    is_scaled : bool
+        True for training patches, False for whole images as they came.
+    sample_weight : Tensor or None
+    """
+    if not isinstance(inputs, Mapping):
+        return torch.as_tensor(inputs), False, None
+    is_scaled = "patches" in inputs
+    return inputs["patches" if is_scaled else "images"], is_scaled, inputs.get("sample_weight")

@@ -1,0 +1,58 @@
+"""One integer seed, from which every random draw of a fit follows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+__all__ = ["draw_seed", "make_generator", "seeded_torch"]
+
+# A draw that belongs to no batch (weights, the validation split) uses a key of
+# another length than (epoch, batch), so that the streams can never coincide.
+WEIGHTS = (1,)
+SPLIT = (2,)
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Return the seed that `random_state` stands for.
+
+    Parameters
+    ----------
+    random_state : None, int or RandomState
+        None draws from the operating system, an int is the seed itself, a RandomState gives one draw.
+
+    Returns
+    -------
+    int
+        In 0..2**32 - 1.
+
+    Examples
+    --------
+    >>> draw_seed(7)
+    7
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def make_generator(seed: int, *key: int) -> np.random.Generator:
+    """Return the generator of the draws named by `key`, e.g. (epoch, batch)."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *key]))
+
+
+@contextmanager
+def seeded_torch(seed: int, *key: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Seed torch's global generators inside the block and restore them after it.
+
+    For layers that know only the global generator (weight initialisation, dropout).
+    """
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(int(np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0]))
+        yield

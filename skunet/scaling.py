@@ -1,0 +1,126 @@
+"""Bring pixel values to a common range, with statistics of the data set or of each image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["fit_scaling", "image_statistics", "scale"]
+
+# Columns of the statistics of a channel, in this order.
+N_PIXELS, MEAN, VARIANCE, MINIMUM, MAXIMUM = range(5)
+# Channels with less spread than this share of their mean are constant up to rounding.
+CONSTANT = 1e-7
+# Pixels that are held as float64 at a time.
+CHUNK = 1 << 20
+
+
+def image_statistics(image: np.ndarray) -> np.ndarray:
+    """Return the pixel statistics of one image, per channel.
+
+    Parameters
+    ----------
+    image : ndarray of shape (C, *S), any real dtype
+
+    Returns
+    -------
+    ndarray of shape (C, 5), float64
+        Number of pixels, mean, variance, minimum, maximum.
+
+    Examples
+    --------
+    >>> image_statistics(np.array([[[0, 2], [4, 2]]], dtype=np.uint8)).tolist()
+    [[4.0, 2.0, 2.0, 0.0, 4.0]]
+    """
+    return np.stack([_channel_statistics(channel) for channel in image])  # (C, 5)
+
+
+def _channel_statistics(channel: np.ndarray) -> np.ndarray:
+    pixels = channel.ravel()
+    chunks = [slice(start, start + CHUNK) for start in range(0, pixels.size, CHUNK)]
+    minimum, maximum = float(pixels.min()), float(pixels.max())
+    mean = sum(float(pixels[chunk].sum(dtype=np.float64)) for chunk in chunks) / pixels.size
+    squares = (float(np.square(pixels[chunk].astype(np.float64) - mean).sum()) for chunk in chunks)
+    return np.array([pixels.size, mean, sum(squares) / pixels.size, minimum, maximum])
+
+
+def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> np.ndarray | None:
+    """Learn the constants of a scaling that is the same for all images.
+
+    Parameters
+    ----------
+    scaling : {"dataset", "image", "minmax"}, (mean, std) or None
+    statistics : ndarray of shape (N, C, 5)
+        Of the training images, by `image_statistics`.
+
+    Returns
+    -------
+    ndarray of shape (2, C), float64, or None
+        Offset and divisor per channel; None if each image has its own.
+    """
+    n_channels = statistics.shape[1]
+    if scaling is None:
+        return np.stack([np.zeros(n_channels), np.ones(n_channels)])
+    if scaling == "dataset":
+        weights, means = statistics[..., N_PIXELS], statistics[..., MEAN]
+        mean = np.average(means, axis=0, weights=weights)
+        variance = np.average(statistics[..., VARIANCE] + (means - mean) ** 2, axis=0, weights=weights)
+        return np.stack([mean, _divisor(np.sqrt(variance), mean)])
+    if isinstance(scaling, str):
+        return None
+    return np.stack([np.broadcast_to(np.asarray(value, dtype=np.float64), n_channels) for value in scaling])
+
+
+def image_scaling(scaling: str, statistics: np.ndarray) -> np.ndarray:
+    """Return the constants of one image, for scalings that look at each image by itself.
+
+    Parameters
+    ----------
+    scaling : {"image", "minmax"}
+    statistics : ndarray of shape (..., C, 5)
+
+    Returns
+    -------
+    ndarray of shape (..., 2, C), float64
+        Offset and divisor per channel. A constant image becomes all 0.
+    """
+    if scaling == "minmax":
+        offset = statistics[..., MINIMUM]
+        divisor = _divisor(statistics[..., MAXIMUM] - offset, offset)
+    else:
+        offset = statistics[..., MEAN]
+        divisor = _divisor(np.sqrt(statistics[..., VARIANCE]), offset)
+    return np.stack([offset, divisor], axis=-2)
+
+
+def _divisor(spread: np.ndarray, level: np.ndarray) -> np.ndarray:
+    return np.where(spread > CONSTANT * np.abs(level), spread, 1.0)
+
+
+def scale(images: Tensor, constants: Tensor) -> Tensor:
+    """Return images as float32, less the offset and over the divisor of each channel.
+
+    Parameters
+    ----------
+    images : Tensor of shape (N, C, *S), any real dtype
+    constants : Tensor of shape (2, C) or (N, 2, C)
+
+    Returns
+    -------
+    Tensor of shape (N, C, *S), float32
+
+    Examples
+    --------
+    >>> scale(torch.tensor([[[[3, 5]]]]), torch.tensor([[3.0], [2.0]])).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    shape = (-1, images.shape[1]) + (1,) * (images.ndim - 2)
+    # float32 holds 24 bits: wider pixels at a large offset lose digits if rounded before the offset is off.
+    is_wide = images.dtype in (torch.int32, torch.int64, torch.float64)
+    dtype = torch.float64 if is_wide else torch.float32
+    offset, divisor = (
+        constants[..., row, :].reshape(shape).to(images.device, dtype) for row in (0, 1)
+    )  # (1 or N, C, 1, 1)
+    return ((images.to(dtype) - offset) / divisor).to(torch.float32)

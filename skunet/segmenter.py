@@ -1,0 +1,450 @@
+"""The estimator: the story of fit, predict and score."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin
+from skorch.exceptions import NotInitializedError
+from skorch.utils import is_dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from skunet.containers import open_container, open_pairs
+from skunet.hyperparameters import check_hyperparameters
+from skunet.images import Results, as_tensor, check_pixels
+from skunet.interruption import is_in_search, is_raised_by_statement
+from skunet.labels import warn_of_rare_classes
+from skunet.losses import CrossEntropyDiceLoss
+from skunet.metrics import iou_score
+from skunet.net import ImageDataset, SegmentationNet
+from skunet.network import UNet
+from skunet.randomness import draw_seed
+from skunet.training_set import TrainingSet, open_training_set
+
+__all__ = ["UNetSegmenter"]
+
+
+class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # sklearn is not typed
+    """U-Net for the segmentation of images and volumes, as a scikit-learn classifier of pixels.
+
+    Parameters
+    ----------
+    depth : int, default=4
+        How often the resolution is halved, 0 to 6.
+    filters : int, default=32
+        Channels at full resolution, at least 1; doubled per level.
+    classes : list of labels or None, default=None
+        Labels to expect; None takes those of `y`. A label that is not listed raises; one that is missing in `y`
+        keeps its place.
+    scaling : {"dataset", "image", "minmax"}, (mean, std) or None, default="dataset"
+        Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the least
+        and largest pixel of each image; by given numbers (per channel, or one for all); or not.
+    patch_size : int, tuple of int or None, default=None
+        Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
+        patches of at most 256 pixels per side (64 in 3-D).
+    augment : "default", None or callable, default="default"
+        "default" mirrors and turns by right angles. A callable gets `(images, masks, weights, generator)` of a
+        batch, scaled tensors (B, C, *S), (B, *S) and (B, *S) or None, and returns the first three.
+    class_weight : None, "balanced" or dict, default=None
+        Weight of each class in the loss; a dict is by label.
+    ignore_label : label or None, default=None
+        A label of `y` that counts nowhere: not in the loss, not in the scores, never predicted.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Of the network's arithmetic; loss and softmax are float32. "auto" takes bfloat16 where the processor has
+        instructions for it.
+    tile_size : "auto", None, int or tuple of int, default="auto"
+        Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
+        up to a multiple of `2**depth`. None takes each image whole.
+    random_state : int, RandomState or None, default=None
+        Decides weights, validation images, patches, augmentation and dropout.
+    module : type or Module, default=UNet
+        Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names;
+        maps (N, C, *S) to logits (N, K, *S). An instance is used as it is.
+    criterion : type, default=CrossEntropyDiceLoss
+        Called with logits (N, K, *S) and class indices (N, *S), -1 = ignore.
+    optimizer : type, default=torch.optim.AdamW
+    lr : float, default=1e-3
+    max_epochs : int, default=100
+    batch_size : int, default=4
+        Patches per training step; -1 for all.
+    iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
+    dataset : type, default=ImageDataset
+        Another class is called with `(X, y)` and must give (image, mask) pairs, channels first.
+    train_split : float, None or callable, default=0.2
+        Share of the images (of the groups, where `fit` gets `groups`) to validate on, at least one; None for no
+        validation. Under 5 images or 2 groups none is held out. A callable is used as by skorch.
+    callbacks : None, "disable" or list, default=None
+        Added to the default ones: `epoch_timer`, `train_loss`, `valid_loss`, `iou`, `early_stopping`, `progress`,
+        `print_log`. `callbacks__early_stopping=None` switches one off.
+    predict_nonlinearity : "auto", None or callable, default="auto"
+        From logits to probabilities; "auto" is the softmax over classes.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights it has.
+    verbose : int, default=1
+        0 prints nothing.
+    device : str, default="auto"
+        "auto" takes CUDA, then MPS, then the CPU.
+    compile : bool, default=False
+        Whether to run `torch.compile` on the network.
+    use_caching, torch_load_kwargs
+        As in `skorch.NeuralNet`.
+    **kwargs
+        Parameters of components, e.g. `module__normalization="instance"`, `optimizer__weight_decay=1e-2`,
+        `iterator_train__num_workers=2`, `callbacks__early_stopping__patience=5`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+        Sorted labels, without `ignore_label`, in the dtype of `y`.
+    class_counts_ : ndarray of shape (K,)
+        Pixels of each class in `y`.
+    n_channels_in_ : int
+    spatial_ndim_ : int
+        2 for images, 3 for volumes.
+    n_iter_ : int
+        Epochs trained.
+    history_ : skorch.history.History
+        A record per epoch: `train_loss`, `valid_loss`, `valid_iou`, `dur` in seconds.
+    module_ : torch.nn.Module
+        The network.
+    seed_ : int
+        What `random_state` stood for.
+    device_, precision_ : str
+        What "auto" stood for.
+
+    Examples
+    --------
+    >>> from skunet import UNetSegmenter
+    >>> from skunet.datasets import make_cells
+    >>> X, y = make_cells(6, size=32, random_state=0)
+    >>> segmenter = UNetSegmenter(depth=1, filters=4, max_epochs=1, verbose=0, random_state=0).fit(X, y)
+    >>> segmenter.predict(X).shape
+    (6, 32, 32)
+    >>> segmenter.predict_proba(X).shape
+    (6, 2, 32, 32)
+    """
+
+    def __init__(
+        self,
+        depth: int = 4,
+        filters: int = 32,
+        *,
+        classes: Any = None,
+        scaling: Any = "dataset",
+        patch_size: Any = None,
+        augment: Any = "default",
+        class_weight: Any = None,
+        ignore_label: Any = None,
+        precision: str = "auto",
+        tile_size: Any = "auto",
+        random_state: Any = None,
+        module: Any = UNet,
+        criterion: Any = CrossEntropyDiceLoss,
+        optimizer: Any = torch.optim.AdamW,
+        lr: float = 1e-3,
+        max_epochs: int = 100,
+        batch_size: int = 4,
+        iterator_train: Any = DataLoader,
+        iterator_valid: Any = DataLoader,
+        dataset: Any = ImageDataset,
+        train_split: Any = 0.2,
+        callbacks: Any = None,
+        predict_nonlinearity: Any = "auto",
+        warm_start: bool = False,
+        verbose: int = 1,
+        device: str = "auto",
+        compile: bool = False,
+        use_caching: Any = "auto",
+        torch_load_kwargs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        unknown = [name for name in kwargs if "__" not in name and not name.endswith("_") and name != "history"]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got unexpected keyword arguments: {', '.join(sorted(unknown))}.")
+        self.depth = depth
+        self.filters = filters
+        self.classes = classes
+        self.scaling = scaling
+        self.patch_size = patch_size
+        self.augment = augment
+        self.class_weight = class_weight
+        self.ignore_label = ignore_label
+        self.precision = precision
+        self.tile_size = tile_size
+        self.random_state = random_state
+        super().__init__(
+            module=module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            dataset=dataset,
+            train_split=train_split,
+            callbacks=callbacks,
+            predict_nonlinearity=predict_nonlinearity,
+            warm_start=warm_start,
+            verbose=verbose,
+            device=device,
+            compile=compile,
+            use_caching=use_caching,
+            torch_load_kwargs=torch_load_kwargs,
+            **kwargs,
+        )
+
+    # ---- fit
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, sample_weight: Any = None, **fit_params: Any) -> Self:
+        """Train the network on images and their masks.
+
+        Parameters
+        ----------
+        X : array, list, or Dataset
+            Images: a stack (N, *S) or (N, *S, C), any real dtype, channels last, where S is (H, W) or (D, H, W);
+            a list or 1-D object array of images of several sizes; a list of paths; a lazy array; a Tensor, channels
+            first; or a torch Dataset of (image, mask) pairs, channels first, with `y=None`.
+        y : array or list
+            Masks: a stack (N, *S), or a list of (*S) arrays or of paths. Any labels: bool, 0/255, gaps, negative,
+            whole-number floats, strings.
+        groups : array-like of shape (N,), optional
+            Images of one group (patient, car, film) stay on one side of the validation split.
+        sample_weight : array-like of shape (N,) or (N, *S), optional
+            Weights of images or pixels in the loss, at least 0. Images without any weight are left out.
+        **fit_params
+            Given to the module's forward, as in skorch.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter, an image or a mask is not as described; before any training.
+
+        Warns
+        -----
+        UserWarning
+            If a class covers less than 0.1 % of the pixels; if training was interrupted by Ctrl-C, which keeps what
+            was learned.
+        """
+        is_fresh = not (self.warm_start and self._is_trained())
+        data = self._open_training_set(X, y, self.classes, groups, sample_weight, is_fresh=is_fresh)
+        return self._train(data, is_fresh=is_fresh, method="fit", **fit_params)
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        *,
+        groups: Any = None,
+        sample_weight: Any = None,
+        **fit_params: Any,
+    ) -> Self:
+        """Train `max_epochs` more, from the weights there are.
+
+        Parameters
+        ----------
+        X, y, groups, sample_weight, **fit_params
+            As in `fit`. Channels, rank and labels must be those of the first fit.
+        classes : list of labels, optional
+            All labels that will ever occur; for the first call.
+
+        Returns
+        -------
+        self
+        """
+        is_fresh = not hasattr(self, "classes_")
+        classes = self.classes if classes is None else classes
+        data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
+        return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
+
+    def _is_trained(self) -> bool:
+        return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
+
+    def _open_training_set(
+        self, X: Any, y: Any, classes: Any, groups: Any, sample_weight: Any, *, is_fresh: bool
+    ) -> TrainingSet:
+        check_hyperparameters(self.get_params(deep=False))
+        if self.dataset is not ImageDataset and not is_dataset(X):
+            X, y = self.get_dataset(X, y), None
+        return open_training_set(
+            X,
+            y,
+            classes=classes if is_fresh else self.classes_,
+            ignore_label=self.ignore_label,
+            sample_weight=sample_weight,
+            groups=groups,
+            spatial_ndim=None if is_fresh else self.spatial_ndim_,
+            n_channels=None if is_fresh else self.n_channels_in_,
+        )
+
+    def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
+        self._learn(data)
+        self._build(is_fresh=is_fresh)
+        dataset = ImageDataset(data)
+        if data.groups is not None:
+            fit_params["groups"] = data.groups
+        self.notify("on_train_begin", X=dataset.X, y=dataset.y)
+        try:
+            self.fit_loop(dataset, _routing_method=method, **fit_params)
+        except KeyboardInterrupt as error:
+            self._stop(error)
+        self.notify("on_train_end", X=dataset.X, y=dataset.y)
+        return self
+
+    def _learn(self, data: TrainingSet) -> None:
+        """Take from the data what the network must know before it is built."""
+        warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
+        self.codec_ = data.codec
+        self.classes_ = data.codec.classes
+        self.class_counts_ = data.class_counts
+        self.n_channels_in_ = data.n_channels
+        self.spatial_ndim_ = data.images.spatial_ndim
+
+    def _build(self, *, is_fresh: bool) -> None:
+        """Build network, criterion and optimizer, unless those there are shall go on."""
+        if is_fresh:
+            self.initialized_ = False
+            vars(self).pop("scaling_constants_", None)
+        if not self.initialized_:
+            self.initialize()
+        elif self.built_with_ != self.get_params_for("module"):
+            self._note("Building the network anew, since its parameters changed: training starts from random weights.")
+            self._initialize_module(reason="")
+            self._initialize_criterion(reason="")
+            self._initialize_optimizer(reason="")
+        if not hasattr(self, "scaling_constants_"):
+            self.fitted_scaling_ = self.scaling
+        self._place_network()
+        self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
+        self.is_trained_ = True
+
+    def initialize(self) -> Self:
+        """Build all components; without data for 1 channel and the labels in `classes`, or 2.
+
+        Returns
+        -------
+        self
+        """
+        self.seed_ = draw_seed(self.random_state)
+        super().initialize()
+        return self
+
+    def _stop(self, error: KeyboardInterrupt) -> None:
+        """End training: silently for a callback, with a word for Ctrl-C, and together with a search."""
+        if is_raised_by_statement(error):
+            return
+        if is_in_search():
+            raise error
+        warnings.warn(
+            f"fit was interrupted in epoch {len(self.history)}; what was learned until then is kept. "
+            "Call partial_fit to go on.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+    @property
+    def n_iter_(self) -> int:
+        """Epochs trained."""
+        if self.history_ is None:
+            raise AttributeError("n_iter_ is there after fit.")
+        return sum("train_loss" in row for row in self.history_)
+
+    # ---- predict
+
+    def predict(self, X: Any) -> Any:
+        """Return the most probable label of each pixel.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            Of any sizes, with the channels and the rank of those fitted.
+
+        Returns
+        -------
+        labels : ndarray (N, *S), list or object array of (*S)
+            In the container of X and the dtype of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before fit.
+        ValueError
+            If rank or channels are not those fitted, or a pixel is NaN or infinite.
+        """
+        self._check_ready()
+        return self._predict_images(X, self.classes_.dtype, None, self._to_labels)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probability of each class at each pixel.
+
+        Parameters
+        ----------
+        X : as in `predict`
+
+        Returns
+        -------
+        probabilities : ndarray (N, K, *S), list or object array of (K, *S), float32
+            In the order of `classes_`; they sum to 1 over axis 1 (0 in a list).
+        """
+        self._check_ready()
+        nonlinearity = self._get_predict_nonlinearity()
+        return self._predict_images(
+            X, np.float32, len(self.classes_), lambda logits: nonlinearity(logits).cpu().numpy()
+        )
+
+    def _check_ready(self) -> None:
+        self.check_is_fitted()
+        if not hasattr(self, "scaling_constants_"):
+            raise NotInitializedError(
+                f"This {type(self).__name__} instance is not fitted yet: it has weights, but knows neither labels nor "
+                "scaling. Call fit, with max_epochs=0 and before load_params to keep loaded weights."
+            )
+
+    def _to_labels(self, logits: Tensor) -> np.ndarray:
+        """Return the labels (N, *S) of logits (N, K, *S)."""
+        # Indices cross to the CPU as bytes, where there are few enough classes.
+        dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
+        return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
+
+    def _predict_images(self, X: Any, dtype: Any, n_leading: int | None, finish: Callable[[Tensor], np.ndarray]) -> Any:
+        """Predict one image at a time, and write each tile, finished, into the results."""
+        if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
+            return np.concatenate([finish(logits) for logits in self.forward_iter(X, device="cpu")])
+        images = self._open_images(X)
+        results = Results(images, dtype, n_leading)
+        self._set_training(False)
+        with torch.inference_mode():
+            for index, image in enumerate(images):
+                check_pixels(image, f"image {index}")
+                array = results.array_for(index, image.shape[1:])
+                for window, logits in self._predict_tiles(as_tensor(image[None])):
+                    array[(..., *window)] = finish(logits)[0]
+        return results.give_back()
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the mean IoU over the classes, from one confusion matrix over all pixels.
+
+        A class absent from both truth and prediction is left out; pixels of `ignore_label` count nowhere.
+
+        Parameters
+        ----------
+        X, y : as in `fit`
+        sample_weight : array-like of shape (N,) or (N, *S), optional
+
+        Returns
+        -------
+        float
+            In 0..1.
+        """
+        masks = open_pairs(X)[1] if is_dataset(X) and y is None else open_container(y, "y")
+        truth = [masks[index] for index in range(len(masks))]
+        predicted = list(self.predict(X))
+        return float(iou_score(truth, predicted, ignore_label=self.ignore_label, sample_weight=sample_weight))

@@ -1,0 +1,244 @@
+"""Everything a fit needs of its images and masks, checked and surveyed in one pass before slow work."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from skunet.containers import Container, open_container, open_pairs, pick_items
+from skunet.images import Images, check_pixels, open_images, subset
+from skunet.labels import LabelCodec, LabelCounts, count_labels, learn_codec
+from skunet.scaling import image_statistics
+
+__all__ = ["TrainingSet", "open_training_set"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images with masks, ready for training batches.
+
+    Attributes
+    ----------
+    images : Images
+    masks : Container
+        Of the user's labels.
+    sizes : ndarray of shape (N, spatial_ndim), int
+        Pixels per axis.
+    statistics : ndarray of shape (N, C, 5)
+        By `scaling.image_statistics`.
+    codec : LabelCodec
+    class_counts : ndarray of shape (K,)
+        Pixels of each class.
+    weights : ndarray of shape (N,), list of N arrays (*S), or None
+    groups : ndarray of shape (N,) or None
+    """
+
+    images: Images
+    masks: Container
+    sizes: np.ndarray
+    statistics: np.ndarray
+    codec: LabelCodec
+    class_counts: np.ndarray
+    weights: Any = None
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of every image."""
+        return int(self.statistics.shape[1])
+
+    def select(self, indices: np.ndarray) -> "TrainingSet":
+        """Return the images at `indices`, without reading any."""
+        return replace(
+            self,
+            images=subset(self.images, indices),
+            masks=pick_items(self.masks, indices),
+            sizes=self.sizes[indices],
+            statistics=self.statistics[indices],
+            weights=pick(self.weights, indices),
+            groups=pick(self.groups, indices),
+        )
+
+
+def pick(values: Any, indices: np.ndarray) -> Any:
+    """Return the values at `indices`, of an array, a list or None."""
+    if values is None or isinstance(values, np.ndarray):
+        return None if values is None else values[indices]
+    return [values[index] for index in indices]
+
+
+def open_training_set(
+    X: Any,
+    y: Any,
+    *,
+    classes: Iterable[Any] | None = None,
+    ignore_label: Any = None,
+    sample_weight: Any = None,
+    groups: Any = None,
+    spatial_ndim: int | None = None,
+    n_channels: int | None = None,
+) -> TrainingSet:
+    """Open images and masks for training.
+
+    Parameters
+    ----------
+    X, y : see `UNetSegmenter.fit`
+    classes, ignore_label : see `UNetSegmenter`
+    sample_weight : array-like of shape (N,) or (N, *S), list of (*S), or None
+    groups : array-like of shape (N,) or None
+    spatial_ndim, n_channels : int, optional
+        What was fitted before; None at the first fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the index of the image, what was expected, and what to do.
+    """
+    images, masks = _open_both(X, y)
+    rank = _check_rank(images, masks, spatial_ndim)
+    opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
+    weights = _check_weights(sample_weight, len(images))
+    keep = _weighted_images(weights, len(images))
+    if len(keep) < len(images):
+        opened, masks = subset(opened, keep), pick_items(masks, keep)
+    statistics, label_counts, sizes = _survey(opened, masks, positions=keep)
+    codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label)
+    weights = pick(weights, keep)
+    if isinstance(weights, np.ndarray) and (weights == 1).all():
+        weights = None  # dropping the others is then the same as fitting without them, bit for bit
+    _check_pixel_weights(weights, sizes)
+    return TrainingSet(
+        opened,
+        masks,
+        sizes,
+        statistics,
+        codec,
+        class_counts,
+        weights,
+        pick(_check_groups(groups, len(images)), keep),
+    )
+
+
+def _open_both(X: Any, y: Any) -> tuple[Container, Container]:
+    if isinstance(X, Dataset):
+        if y is not None:
+            raise ValueError("y must be None where X is a Dataset, as its items are (image, mask) pairs.")
+        return open_pairs(X)
+    if y is None:
+        raise ValueError(
+            "UNetSegmenter requires y to be passed, but the target y is None. Pass the masks, one for each image."
+        )
+    images, masks = open_container(X, "X"), open_container(y, "y")
+    if len(images) != len(masks):
+        raise ValueError(
+            f"X and y must have the same number of images; got {len(images)} images and {len(masks)} masks. "
+            "Pass one image alone as X[None], y[None]."
+        )
+    return images, masks
+
+
+def _check_rank(images: Container, masks: Container, fitted: int | None) -> int:
+    rank = masks.item_ndim()
+    if rank not in (2, 3):
+        raise ValueError(
+            f"Masks must have 2 axes (H, W) or 3 (D, H, W); got {rank} for {masks.describe(0)}. "
+            "Drop a channel axis with y[..., 0]."
+        )
+    if fitted is not None and rank != fitted:
+        raise ValueError(f"Masks must have {fitted} axes, as fitted; got {rank}. Fit again for another rank.")
+    has_flat_axis = images.shape is not None and masks.shape is not None and rank == 3
+    if has_flat_axis and images.shape[-1:] == masks.shape[-1:] == (1,) and images.item_ndim() == 3:  # type: ignore[index]
+        warnings.warn(
+            "X and y of shape (N, H, W, 1) are taken for volumes of width 1. For 2-D images pass y[..., 0].",
+            UserWarning,
+            stacklevel=4,
+        )
+    return rank
+
+
+def _survey(
+    images: Images, masks: Container, *, positions: np.ndarray
+) -> tuple[np.ndarray, list[LabelCounts], np.ndarray]:
+    """Read every image and mask once: check them, and keep what is small."""
+    statistics, counts, sizes = [], [], []
+    for index, position in enumerate(positions):
+        image = images[index]
+        check_pixels(image, f"image {position}")
+        if statistics and len(statistics[0]) != len(image):
+            raise ValueError(
+                f"All images must have {len(statistics[0])} channels as the first; image {position} has {len(image)}."
+            )
+        mask = masks[index]
+        _check_size(image, mask, int(position))
+        statistics.append(image_statistics(image))
+        counts.append(count_labels(mask, f"mask {position}"))
+        sizes.append(mask.shape)
+    return np.stack(statistics), counts, np.array(sizes)
+
+
+def _check_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
+    size = image.shape[1:]
+    if mask.shape == size:
+        return
+    hint = "Resize one of them, masks with nearest neighbours."
+    if (image.shape[-1], *size[:-1]) == mask.shape:
+        hint = "The image has its channels last?"
+    if (*size[1:], image.shape[0]) == mask.shape:
+        hint = "Channels come last in arrays: pass np.moveaxis(X, 1, -1), or image by image np.moveaxis(image, 0, -1)."
+    if mask.shape[:-1] == size[:-1] and mask.shape[-1:] == (1,):
+        hint = "For 2-D images pass y[..., 0]."
+    raise ValueError(
+        f"A mask must have the size of its image; image {position} has {size} and mask {position} has "
+        f"{mask.shape}. {hint}"
+    )
+
+
+def _check_groups(groups: Any, n_images: int) -> np.ndarray | None:
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n_images,):
+        raise ValueError(f"groups must hold one value per image, shape ({n_images},); got shape {groups.shape}.")
+    return groups
+
+
+def _check_weights(sample_weight: Any, n_images: int) -> Any:
+    """Return weights as float32: an array (N,), or a list of arrays (*S)."""
+    if sample_weight is None:
+        return None
+    if len(sample_weight) != n_images:
+        raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {len(sample_weight)}.")
+    if np.ndim(sample_weight[0]) == 0:
+        weights = np.asarray(sample_weight, dtype=np.float32)
+    else:
+        weights = [np.asarray(weight, dtype=np.float32) for weight in sample_weight]
+    if not all(np.isfinite(weight).all() and (weight >= 0).all() for weight in weights):
+        raise ValueError("sample_weight must be finite and at least 0; got NaN, infinity or a negative weight.")
+    return weights
+
+
+def _weighted_images(weights: Any, n_images: int) -> np.ndarray:
+    """Return the positions of images that have any weight."""
+    if weights is None:
+        return np.arange(n_images)
+    keep = np.flatnonzero([np.any(weight) for weight in weights])
+    if len(keep) == 0:
+        raise ValueError("sample_weight must not be zero for all images. Give at least one image a weight.")
+    return keep
+
+
+def _check_pixel_weights(weights: Any, sizes: np.ndarray) -> None:
+    if not isinstance(weights, list):
+        return
+    for index, (weight, size) in enumerate(zip(weights, sizes, strict=True)):
+        if weight.shape != tuple(size):
+            raise ValueError(
+                f"sample_weight must be one number per image or have the size of the mask {tuple(size)}; "
+                f"got {weight.shape} for image {index}."
+            )
