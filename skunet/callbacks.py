@@ -16,7 +16,15 @@ from skunet.interruption import is_in_search
 from skunet.metrics import iou_from_counts
 from skunet.patches import unpack_inputs
 
-__all__ = ["Checkpoint", "EarlyStopping", "EpochLog", "EpochLoss", "IoUScoring", "ProgressBar"]
+__all__ = [
+    "Checkpoint",
+    "EarlyStopping",
+    "EpochLog",
+    "EpochLoss",
+    "IoUScoring",
+    "ProgressBar",
+    "default_callbacks",
+]
 
 
 def _past(net: Any, name: str) -> list[float]:
@@ -175,7 +183,8 @@ class Checkpoint(skorch.callbacks.Checkpoint):  # type: ignore[misc]  # skorch i
 
     def initialize(self) -> "Checkpoint":
         """Forget the folder of an earlier fit."""
-        vars(self).pop("folder_", None)
+        if hasattr(self, "folder_"):
+            del self.folder_
         return self
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -229,7 +238,7 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Forget the bar of an earlier fit."""
-        self.bar_ = None
+        self.bar_: Any = None
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Open the bar at the first epoch, when the number of patches is known."""
@@ -280,3 +289,16 @@ class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is no
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:
             self.sink(text)
+
+
+def default_callbacks() -> list[tuple[str, Callback]]:
+    """Return the callbacks of every fit, by name."""
+    return [
+        ("epoch_timer", skorch.callbacks.EpochTimer()),
+        ("train_loss", EpochLoss("train_loss", on_train=True)),
+        ("valid_loss", EpochLoss("valid_loss")),
+        ("iou", IoUScoring()),
+        ("early_stopping", EarlyStopping()),
+        ("progress", ProgressBar()),
+        ("print_log", EpochLog()),
+    ]

@@ -94,4 +94,4 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
     losses = unreduced(logits, target)  # (B, *S)
     weights = weights.reshape(weights.shape + (1,) * (losses.ndim - weights.ndim)).expand_as(losses)
     counted = weights * (target != -1)
-    return (losses * counted).sum() / counted.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+    return torch.as_tensor((losses * counted).sum() / counted.sum().clamp_min(torch.finfo(losses.dtype).tiny))

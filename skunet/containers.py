@@ -13,7 +13,10 @@ from torch.utils.data import Dataset
 __all__ = ["Container", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
-STACK_HINT = "a stack (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or (N, D, H, W, C), or a list of images"
+RULES = {
+    "X": "a stack (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or (N, D, H, W, C), or a list of images",
+    "y": "a stack of masks (N, H, W), of volumes (N, D, H, W), or a list of masks",
+}
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -119,7 +122,7 @@ def open_container(data: Any, name: str) -> Container:
     if data is None or isinstance(data, str | Path | dict | set):
         got = "None" if data is None else f"{type(data).__name__} {str(data)[:80]!r}"
         raise (TypeError if data is not None else ValueError)(
-            f"{name} must be {STACK_HINT} or of paths; got {got}. "
+            f"{name} must be {RULES[name]} or of paths; got {got}. "
             "For a folder pass its files, e.g. sorted(Path(folder).glob('*.png'))."
         )
     container = _open_known(data, name)
@@ -140,13 +143,13 @@ def _open_known(data: Any, name: str) -> Container:
     if all(hasattr(data, attribute) for attribute in ("shape", "dtype", "__len__", "__getitem__")):
         if len(data.shape) < 3:
             raise ValueError(
-                f"{name} must be {STACK_HINT}; got shape {tuple(data.shape)}. Reshape your data: "
+                f"{name} must be {RULES[name]}; got shape {tuple(data.shape)}. Reshape your data: "
                 "one image alone is a stack of one, X[None]."
             )
         return Container(name, "stack", data, np.asarray, tuple(data.shape))
     if hasattr(data, "__array__"):
         return _open_known(np.asarray(data), name)
-    raise TypeError(f"{name} must be {STACK_HINT}; got {type(data).__name__}.")
+    raise TypeError(f"{name} must be {RULES[name]}; got {type(data).__name__}.")
 
 
 def _open_object_array(data: np.ndarray, name: str) -> Container:
@@ -165,7 +168,7 @@ def _open_items(items: list[Any], name: str, kind: Kind) -> Container:
         return Container(name, kind, items, _to_array, channels_first=True)
     if items and np.ndim(items[0]) < 2:
         raise ValueError(
-            f"{name} must be {STACK_HINT}; item 0 of the list has shape {np.shape(items[0])}. "
+            f"{name} must be {RULES[name]}; item 0 of the list has shape {np.shape(items[0])}. "
             "Reshape your data: one image alone is a list of one, [image]."
         )
     return Container(name, kind, items, np.asarray)

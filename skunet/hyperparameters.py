@@ -37,11 +37,11 @@ def check_hyperparameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+    return not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    return not isinstance(value, bool) and isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
 def _is_size(value: Any) -> bool:

@@ -1,29 +1,28 @@
 """skorch's NeuralNet with its named steps bent to images: data sets, batches, inference, loss, parameters."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import skorch.callbacks
-import skorch.dataset
 import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNet
-from skorch.exceptions import NotInitializedError
 from skorch.dataset import unpack_data
+from skorch.exceptions import NotInitializedError
 from skorch.utils import is_dataset
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from skunet.callbacks import EarlyStopping, EpochLog, EpochLoss, IoUScoring, ProgressBar
+from skunet.callbacks import default_callbacks
 from skunet.components import accepted, class_weights, criterion_arguments, weighted_loss
 from skunet.containers import open_container
 from skunet.hardware import resolve_device, resolve_precision
-from skunet.images import Images, as_tensor, open_images
-from skunet.labels import LabelCodec
+from skunet.image_dataset import ImageDataset
+from skunet.images import Images, Results, as_tensor, check_pixels, open_images
+from skunet.inference import Inference, geometry_of
+from skunet.labels import LabelCodec, warn_of_rare_classes
 from skunet.model_selection import hold_out
 from skunet.patches import (
     EvaluationBatches,
@@ -34,40 +33,12 @@ from skunet.patches import (
     group_equal_sizes,
     unpack_inputs,
 )
-from skunet.randomness import WEIGHTS, seeded_torch
-from skunet.scaling import fit_scaling, image_scaling, image_statistics, scale
-from skunet.tiling import AUTO_WHOLE, Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
+from skunet.randomness import WEIGHTS, draw_seed, seeded_torch
+from skunet.scaling import fit_scaling
+from skunet.tiling import AUTO_WHOLE, Geometry
 from skunet.training_set import TrainingSet, open_training_set
 
-__all__ = ["ImageDataset", "SegmentationNet"]
-
-
-class ImageDataset(skorch.dataset.Dataset):  # type: ignore[misc]  # skorch is not typed
-    """Opened images, with masks at fit, as the data set that skorch's loop and callbacks see.
-
-    Parameters
-    ----------
-    data : TrainingSet or Images
-
-    Attributes
-    ----------
-    X, y : array-like
-        As the user gave them, so that skorch's scoring callbacks find labels.
-    """
-
-    def __init__(self, data: TrainingSet | Images) -> None:
-        self.data = data
-        images = data.images if isinstance(data, TrainingSet) else data
-        self.X = images.container.as_user_array()
-        self.y = data.masks.as_user_array() if isinstance(data, TrainingSet) else None
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        if isinstance(self.data, Images):
-            return as_tensor(self.data[index]), torch.zeros(1)
-        return as_tensor(self.data.images[index]), self.data.codec.to_tensor(self.data.masks[index])
+__all__ = ["SegmentationNet"]
 
 
 def _as_is(batch: Any) -> Any:
@@ -114,17 +85,11 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
-        return [
-            ("epoch_timer", skorch.callbacks.EpochTimer()),
-            ("train_loss", EpochLoss("train_loss", on_train=True)),
-            ("valid_loss", EpochLoss("valid_loss")),
-            ("iou", IoUScoring()),
-            ("early_stopping", EarlyStopping()),
-            ("progress", ProgressBar()),
-            ("print_log", EpochLog()),
-        ]
+        return default_callbacks()
 
     # ---- building and keeping the network
+
+    device: Any
 
     @contextmanager
     def _resolved_device(self) -> Iterator[None]:
@@ -143,6 +108,17 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
     def _initialize_criterion(self, reason: str | None = None) -> Any:
         with self._resolved_device():
             return super()._initialize_criterion(reason)
+
+    def initialize(self) -> Self:
+        """Build all components; without data for 1 channel and the labels in `classes`, or 2.
+
+        Returns
+        -------
+        self
+        """
+        self.seed_ = draw_seed(self.random_state)
+        super().initialize()
+        return self
 
     def initialize_module(self) -> Any:
         """Build the network from the seed; an instance that was given is taken as it is."""
@@ -173,6 +149,41 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
                 "Call fit, partial_fit or load_params first."
             )
 
+    def _learn(self, data: TrainingSet) -> None:
+        """Take from the data what the network must know before it is built."""
+        warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
+        self.codec_ = data.codec
+        self.classes_ = data.codec.classes
+        self.class_counts_ = data.class_counts
+        self.n_channels_in_ = data.n_channels
+        self.spatial_ndim_ = data.images.spatial_ndim
+
+    def _build(self, *, is_fresh: bool) -> None:
+        """Build network, criterion and optimizer, unless those there are shall go on."""
+        if is_fresh:
+            self.initialized_ = False
+            if hasattr(self, "scaling_constants_"):
+                del self.scaling_constants_
+        if not self.initialized_:
+            self.initialize()
+        elif self.built_with_ != self.get_params_for("module"):
+            self._note("Building the network anew, since its parameters changed: training starts from random weights.")
+            self._initialize_module(reason="")
+            self._initialize_criterion(reason="")
+            self._initialize_optimizer(reason="")
+        if not hasattr(self, "scaling_constants_"):
+            self.fitted_scaling_ = self.scaling
+        self._place_network()
+        self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
+        self.is_trained_ = True
+
+    @property
+    def n_iter_(self) -> int:
+        """Epochs trained."""
+        if self.history_ is None:
+            raise AttributeError("n_iter_ is there after fit.")
+        return sum("train_loss" in row for row in self.history_)
+
     # ---- data sets and batches
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
@@ -187,11 +198,10 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Open images for prediction; rank and channels must be those of fit."""
         return open_images(open_container(X, "X"), spatial_ndim=self.spatial_ndim_, n_channels=self.n_channels_in_)
 
-    def _opened(self, dataset: Any) -> TrainingSet | Images:
+    def _opened(self, dataset: Any) -> Any:
         """Return what a data set of skorch's loop holds: ours, a part of ours, or somebody else's pairs."""
         if isinstance(dataset, Subset):
-            data = self._opened(dataset.dataset)
-            return data.select(np.asarray(dataset.indices))
+            return self._opened(dataset.dataset).select(np.asarray(dataset.indices))
         if isinstance(dataset, ImageDataset):
             return dataset.data
         codec: LabelCodec = self.codec_
@@ -212,16 +222,19 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         return train, valid
 
     def _split(self, dataset: ImageDataset) -> tuple[Any, Any]:
-        groups = dataset.data.groups
+        groups = self._opened(dataset).groups
         if not self.train_split:
             return dataset, None
         if callable(self.train_split):
-            return self.train_split(dataset, dataset.y, **({} if groups is None else {"groups": groups}))
-        parts = hold_out(len(dataset), self.train_split, groups=groups, seed=self.seed_)
-        if parts is None:
+            parts: tuple[Any, Any] = self.train_split(
+                dataset, dataset.y, **({} if groups is None else {"groups": groups})
+            )
+            return parts
+        indices = hold_out(len(dataset), self.train_split, groups=groups, seed=self.seed_)
+        if indices is None:
             self._note("Too few images or groups to hold any out for validation: training on all of them.")
             return dataset, None
-        return Subset(dataset, parts[0]), Subset(dataset, parts[1])
+        return Subset(dataset, indices[0].tolist()), Subset(dataset, indices[1].tolist())
 
     def _note(self, text: str) -> None:
         if self.verbose:
@@ -247,7 +260,7 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         batches = PatchBatches(
             data,
             patch_size=patch_size,
-            scaling=self.scaling,
+            scaling=self.fitted_scaling_,
             constants=self.scaling_constants_,
             augment=self.augment,
             seed=self.seed_,
@@ -257,8 +270,7 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         return self.iterator_train(batches, batch_sampler=sampler, **arguments)
 
     def _evaluation_batches(self, data: TrainingSet | Images, arguments: dict[str, Any]) -> Any:
-        images = data.images if isinstance(data, TrainingSet) else data
-        sizes = [images.size(index) for index in range(len(images))]
+        sizes = [data.size(index) for index in range(len(data))]
         batches = group_equal_sizes(
             sizes, batch_size=arguments.pop("batch_size"), largest=AUTO_WHOLE[self.spatial_ndim_]
         )
@@ -274,7 +286,7 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         with seeded_torch(self.seed_, epoch, step, device=self.device_):
             logits = self.infer(inputs, **fit_params)
             loss = self.get_loss(logits, labels, X=inputs, training=True)
-        self.scaler_.scale(loss).backward()
+        self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         return {"loss": loss, "y_pred": logits}
 
     def _step_optimizer(self, step_fn: Any) -> None:
@@ -292,88 +304,74 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         return weighted_loss(self.criterion_, y_pred, target, None if weights is None else weights.to(y_pred.device))
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
-        """Return the logits (B, K, *S) of a batch: of training patches in one piece, of raw images in tiles."""
+        """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came."""
         fit_params.pop("groups", None)
         images, is_scaled, _ = unpack_inputs(x)
-        if not is_scaled:
-            return assemble(self._predict_tiles(images, **fit_params), images.shape[2:])
-        forward = partial(self._forward, **fit_params)
-        patches = images.to(self.device_)
-        return assemble(predict_tiles(patches, forward, tile_size=None, geometry=self._geometry()), images.shape[2:])
+        inference = self._inference()
+        return inference.patches(images, **fit_params) if is_scaled else inference.images(images, **fit_params)
 
-    def _predict_tiles(self, images: Tensor, **fit_params: Any) -> Iterator[tuple[Window, Tensor]]:
-        """Yield windows of raw images (B, C, *S) with their logits."""
+    def _inference(self) -> Inference:
+        """Return the network with what its forward pass depends on, as the parameters say at this moment."""
         self._place_network()
-        constants = self._scaling_of(images)
-        geometry = self._geometry()
-        tile_size = choose_tile_size(self.tile_size, images.shape[2:], size_multiple=geometry.size_multiple)
-        if tile_size is not None and not geometry.is_exactly_tileable:
-            self._warn_of_blending()
-        return predict_tiles(
-            images,
-            lambda tile: self._forward(scale(tile.to(self.device_), constants), **fit_params),
-            tile_size=tile_size,
-            geometry=geometry,
+        return Inference(
+            module=self.module_,
+            n_classes=len(self.classes_),
+            device=self.device_,
+            precision=self.precision_,
+            scaling=self.fitted_scaling_,
+            constants=self.scaling_constants_,
+            tile_size=self.tile_size,
+            geometry=self._geometry(),
         )
-
-    def _scaling_of(self, images: Tensor) -> Tensor:
-        """Return offset and divisor of raw images, from the whole of each before any tiling."""
-        constants = self.scaling_constants_
-        if constants is None:
-            constants = image_scaling(
-                self.fitted_scaling_, np.stack([image_statistics(image.numpy()) for image in images.cpu()])
-            )
-        return torch.from_numpy(np.array(constants))
-
-    def _warn_of_blending(self) -> None:
-        if getattr(self, "has_warned_of_blending_", False):
-            return
-        self.has_warned_of_blending_ = True
-        warnings.warn(
-            "Tiles are blended where they overlap, and may differ from the whole image: the network's layers look "
-            "beyond their neighbourhood (instance or group normalization), or are not known. Use "
-            'module__normalization="batch", or tile_size=None where the memory holds the whole image.',
-            UserWarning,
-            stacklevel=4,
-        )
-
-    def _place_network(self) -> None:
-        """Move the network to where `device` now says, and note the precision."""
-        with self._resolved_device():
-            self.precision_ = resolve_precision(self.precision, self.device_)
-            if next(self.module_.parameters(), torch.empty(0, device=self.device_)).device != torch.device(
-                self.device_
-            ):
-                self.module_.to(self.device_)
-
-    def _forward(self, images: Tensor, **fit_params: Any) -> Tensor:
-        """Return float32 logits (N, K, *T) of scaled images; a single logit z becomes the pair (0, z)."""
-        layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
-        device_type = torch.device(self.device_).type
-        is_mixed = self.precision_ != "float32"
-        mixed = torch.autocast(device_type, getattr(torch, self.precision_)) if is_mixed else nullcontext()
-        with mixed:
-            logits = self.module_(images.contiguous(memory_format=layout), **fit_params)
-        logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-        if logits.shape[1] == 1 and len(self.classes_) == 2:
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
-        if logits.shape[1] != len(self.classes_):
-            raise ValueError(
-                f"module must give one map of logits per class, (N, {len(self.classes_)}, ...); "
-                f"got shape {tuple(logits.shape)}. It is called with n_classes={len(self.classes_)}."
-            )
-        return logits
 
     def _geometry(self) -> Geometry:
-        module = getattr(self.module_, "_orig_mod", self.module_)  # compiled modules wrap the one they were made of
-        if hasattr(module, "receptive_field"):
-            return module  # type: ignore[no-any-return]
-        return PlainGeometry(getattr(module, "size_multiple", 2**self.depth))
+        return geometry_of(self.module_, size_multiple=2**self.depth)
+
+    def _place_network(self) -> None:
+        """Move the network to where `device` says at this moment, and note the precision."""
+        with self._resolved_device():
+            self.precision_ = resolve_precision(self.precision, self.device_)
+        parameter = next(self.module_.parameters(), None)
+        if parameter is not None and parameter.device.type != torch.device(self.device_).type:
+            self.module_.to(self.device_)
 
     def _get_predict_nonlinearity(self) -> Any:
         # skorch's own "auto" takes the softmax over the last axis, which is image width.
         if self.predict_nonlinearity == "auto":
             return partial(torch.softmax, dim=1)
         return super()._get_predict_nonlinearity()
+
+    # ---- prediction
+
+    def _check_ready(self) -> None:
+        self.check_is_fitted()
+        if not hasattr(self, "scaling_constants_"):
+            raise NotInitializedError(
+                f"This {type(self).__name__} instance is not fitted yet: it has weights, but knows neither labels nor "
+                "scaling. Call fit, with max_epochs=0 and before load_params to keep loaded weights."
+            )
+
+    def _to_labels(self, logits: Tensor) -> np.ndarray:
+        """Return the labels (N, *S) of logits (N, K, *S)."""
+        # Indices cross to the CPU as bytes, where there are few enough classes.
+        dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
+        return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
+
+    def _predict_images(self, X: Any, dtype: Any, n_leading: int | None, finish: Callable[[Tensor], np.ndarray]) -> Any:
+        """Predict one image at a time, and write each tile, finished, into the results."""
+        if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
+            return np.concatenate([finish(logits) for logits in self.forward_iter(X, device="cpu")])
+        images = self._open_images(X)
+        results = Results(images, dtype, n_leading)
+        inference = self._inference()
+        self._set_training(False)
+        with torch.inference_mode():
+            for index, image in enumerate(images):
+                check_pixels(image, f"image {index}")
+                array = results.array_for(index, image.shape[1:])
+                for window, logits in inference.tiles(as_tensor(image[None])):
+                    place: tuple[Any, ...] = (..., *window)
+                    array[place] = finish(logits)[0]
+        return results.give_back()
 
     __repr__ = BaseEstimator.__repr__

@@ -24,13 +24,11 @@ UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
 def mirror_pad(images: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
     """Pad the last axes with the values of ``numpy.pad(mode="reflect")``: the edge pixel is not repeated.
 
-    A pad longer than the image mirrors it again and again; a single pixel is repeated.
-
     Parameters
     ----------
     images : Tensor of shape (..., *S), any dtype
     before, after : sequence of int >= 0
-        Pixels to add in front of and behind each axis of S.
+        Pixels to add in front of and behind each axis of S. More than it has mirror it again and again.
 
     Returns
     -------
@@ -46,11 +44,12 @@ def mirror_pad(images: Tensor, before: Sequence[int], after: Sequence[int]) -> T
     _check(is_legal, "before and after", "hold one pad >= 0 per axis", (before, after), "Match the axes")
     for axis, (front, back) in enumerate(zip(before, after, strict=True), start=start):
         if front or back:
-            side = images.shape[axis]
-            _check(side > 0, "images", "have pixels on each axis", tuple(images.shape), "Leave empty images out")
+            side, shape = images.shape[axis], tuple(images.shape)
+            _check(side > 0, "images", "have pixels on each axis", shape, "Leave empty images out")
             period = max(2 * (side - 1), 1)
             positions = torch.arange(-front, side + back, device=images.device) % period
-            images = images.index_select(axis, torch.minimum(positions, period - positions))
+            # Unlike index_select, indexing knows every dtype.
+            images = images[(slice(None),) * axis + (torch.minimum(positions, period - positions),)]
     return images
 
 
@@ -90,9 +89,7 @@ class ConvolutionBlock(nn.Module):
 
     def __init__(self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module) -> None:
         super().__init__()
-        self.convolutions = convolutions
-        self.shortcut = shortcut
-        self.activation = activation
+        self.convolutions, self.shortcut, self.activation = convolutions, shortcut, activation
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, C, *S) to (N, C', *S'); unpadded convolutions make S' smaller than S."""
@@ -118,7 +115,7 @@ class UNet(nn.Module):
     activation : {"relu", "leaky_relu", "elu"} or subclass of nn.Module
         The leaky one has slope 0.1; a class is called without arguments.
     normalization : {"batch", "instance", "group", None}
-        What follows each 3-wide convolution.
+        What follows each 3-wide convolution. Only the last layer has a bias then.
     padding : {"same", "valid"}
         "same" pads convolutions with zeros and takes any size: images are mirrored at their end to a multiple
         of ``2**depth``, logits cropped again. "valid" pads nothing, as in the paper: logits are made of image
@@ -169,8 +166,8 @@ class UNet(nn.Module):
         self.dropout, self.residual, self.initialization = dropout, residual, initialization
         self._check_parameters()
         self._reach = UPSAMPLING_REACH[upsampling]
-        self._lost_by_block = convolutions if padding == "valid" else 0
-        self._lost_by_upsampling = self._reach if padding == "valid" else 0
+        lost = (convolutions, self._reach) if padding == "valid" else (0, 0)
+        self._lost_by_block, self._lost_by_upsampling = lost
         channels = [filters * 2**level for level in range(depth + 1)]
         drops = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
         self.encoder = nn.ModuleList(map(self._new_block, [in_channels, *channels], channels, drops))
@@ -194,8 +191,7 @@ class UNet(nn.Module):
             kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
             features = torch.cat([centre_crop(skips.pop(), kept), centre_crop(features, kept)], dim=1)
             features = block(features)  # (N, filters * 2**level, *S / 2**level)
-        logits = self.head(features)  # (N, K, *S)
-        return cast(Tensor, logits[(..., *map(slice, sides))])
+        return cast(Tensor, self.head(features)[(..., *map(slice, sides))])  # (N, K, *S)
 
     @property
     def size_multiple(self) -> int:
@@ -230,11 +226,7 @@ class UNet(nn.Module):
         return -(-restored // self.size_multiple) * self.size_multiple - 2 * self._lost_by_block
 
     def output_size(self, input_size: int) -> int:
-        """Tell the output side, in pixels, for an input side; raise ValueError if the network cannot take it.
-
-        >>> UNet(1, 2, filters=1, padding="valid").output_size(572)
-        388
-        """
+        """Tell the output side, in pixels, for an input side; raise ValueError if the network cannot take it."""
         higher = self.input_size(max(1, input_size - 2 * self.margin))
         lower = higher - self.size_multiple
         sizes = f"{lower} or {higher}" if lower > 2 * self.margin else f"{higher} or more"
@@ -252,13 +244,11 @@ class UNet(nn.Module):
             margin = lost_margin(self.depth - level, self._lost_by_block, self._lost_by_upsampling)
             encoded = [side - 2 * self._lost_by_block for side in sides]
             decoded = [side - 2 * margin for side in sides] if level < self.depth else []
-            channels = self.filters * 2**level
-            table += f"{level:<8}{channels:<10}{_product(encoded):<18}{_product(decoded)}".rstrip() + "\n"
+            table += f"{level:<8}{self.filters * 2**level:<10}{_product(encoded):<18}{_product(decoded) or '-'}\n"
             sides = [side // 2 for side in encoded]
-        logits = [self.output_size(side) for side in image]
         return table + (
             f"image             {_product(image)}, {self.in_channels} channels\n"
-            f"logits            {_product(logits)}, {self.n_classes} classes\n"
+            f"logits            {_product(map(self.output_size, image))}, {self.n_classes} classes\n"
             f"parameters        {sum(parameter.numel() for parameter in self.parameters()):,}\n"
             "receptive field   {} pixels before, {} after".format(*self.receptive_field)
         )
@@ -274,18 +264,16 @@ class UNet(nn.Module):
         pads = [side - old for side, old in zip(sides, images.shape[2:], strict=True)]
         return mirror_pad(images, [0] * self.spatial_ndim, pads)  # (N, C, *sides)
 
-    def _layer(self, name: str) -> Any:
-        """Give nn.Conv2d for "Conv" in a 2-D network, nn.Conv3d in a 3-D one."""
+    def _layer(self, name: str) -> Any:  # "Conv" is nn.Conv2d in a 2-D network and nn.Conv3d in a 3-D one
         return getattr(nn, f"{name}{self.spatial_ndim}d")
 
     def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Module:
         layers = self._new_convolution(in_channels, out_channels)
         for _ in range(self.convolutions - 1):
             layers += [self._new_activation(), *self._new_convolution(out_channels, out_channels)]
-        shortcut: nn.Module | None = None
-        if self.residual and in_channels == out_channels:
-            shortcut = nn.Identity()
-        elif self.residual:  # no bias: the last convolution's own bias or norm already shifts the sum
+        shortcut: nn.Module | None = nn.Identity() if self.residual else None
+        if self.residual and in_channels != out_channels:
+            # The last convolution's own bias or norm already shifts the sum.
             shortcut = self._layer("Conv")(in_channels, out_channels, 1, bias=False)
         activation = self._new_activation()
         if dropout:
@@ -293,9 +281,9 @@ class UNet(nn.Module):
         return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
 
     def _new_convolution(self, in_channels: int, out_channels: int) -> list[nn.Module]:
-        padding = 1 if self.padding == "same" else 0
-        bias = self.normalization is None  # a norm would take a constant away again
-        convolution = self._layer("Conv")(in_channels, out_channels, 3, padding=padding, bias=bias)
+        # A norm would take a constant away again.
+        options = {"padding": int(self.padding == "same"), "bias": self.normalization is None}
+        convolution = self._layer("Conv")(in_channels, out_channels, 3, **options)
         if self.normalization == "batch":
             return [convolution, self._layer("BatchNorm")(out_channels)]
         if self.normalization == "instance":
@@ -307,11 +295,10 @@ class UNet(nn.Module):
     def _new_activation(self) -> nn.Module:
         return ACTIVATIONS[self.activation]() if isinstance(self.activation, str) else self.activation()
 
-    def _new_upsampling(self, channels: int) -> nn.Module:
+    def _new_upsampling(self, channels: int) -> Any:
         bias = self.normalization is None  # the next block's first norm would take it away
         if self.upsampling == "transposed":
-            transposed = self._layer("ConvTranspose")(channels, channels // 2, 2, stride=2, bias=bias)
-            return cast(nn.Module, transposed)
+            return self._layer("ConvTranspose")(channels, channels // 2, 2, stride=2, bias=bias)
         projection = self._layer("Conv")(channels, channels // 2, 1, bias=bias)
         mode = INTERPOLATIONS.get((self.upsampling, self.spatial_ndim), "nearest")
         align_corners = None if mode == "nearest" else False
@@ -324,12 +311,10 @@ class UNet(nn.Module):
             if not isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
                 continue
             taps = math.prod(layer.kernel_size)
-            # A transposed kernel as wide as its stride gives each output pixel one tap.
-            fan_in = layer.in_channels * (1 if layer.transposed else taps)
-            feeds_activation = layer.kernel_size[0] == 3
-            gain = 2 / (1 + slope**2) if feeds_activation else 1.0
-            is_kaiming = self.initialization == "kaiming"
-            variance = gain / fan_in if is_kaiming else 2 / (fan_in + layer.out_channels * taps)
+            fan_in = layer.in_channels * (1 if layer.transposed else taps)  # transposed: 1 tap per output
+            gain = 2 / (1 + slope**2) if layer.kernel_size[0] == 3 else 1.0  # 1 where no activation follows
+            fan_sum = fan_in + layer.out_channels * taps
+            variance = gain / fan_in if self.initialization == "kaiming" else 2 / fan_sum
             nn.init.normal_(layer.weight, std=math.sqrt(variance))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -340,11 +325,10 @@ class UNet(nn.Module):
             value = getattr(self, name)
             is_legal = isinstance(value, Integral) and least <= int(value) <= most
             _check(is_legal, name, f"be an integer from {least} to {most}", repr(value), "Pass one of these")
-        is_share = 0 <= self.dropout < 1
-        _check(is_share, "dropout", "be at least 0 and below 1", self.dropout, "Pass a share of the channels")
+        _check(0 <= self.dropout < 1, "dropout", "be at least 0 and below 1", self.dropout, "Pass a share")
         is_module = isinstance(self.activation, type) and issubclass(self.activation, nn.Module)
         choices: dict[str, tuple[Any, ...]] = {
-            "activation": (*ACTIVATIONS, *[self.activation] * is_module),
+            "activation": (*ACTIVATIONS, self.activation if is_module else nn.Module),
             "normalization": ("batch", "instance", "group", None),
             "padding": ("same", "valid"),
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
@@ -352,8 +336,8 @@ class UNet(nn.Module):
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
-            rule = f"be one of {allowed} in {self.spatial_ndim}-D" + ", or a module class" * (name == "activation")
-            _check(value in allowed, name, rule, repr(value), "Choose one of these")
+            remedy = f"Choose one of these for spatial_ndim={self.spatial_ndim}"
+            _check(value in allowed, name, f"be one of {allowed}", repr(value), remedy)
 
 
 def _product(sides: Iterable[int]) -> str:

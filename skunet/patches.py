@@ -177,9 +177,10 @@ def mirrored_positions(start: int, stop: int, n: int) -> np.ndarray:
 def _cut(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:
     """Return the window of the last axes; a plain slice where the positions are contiguous."""
     is_plain = all(positions[-1] - positions[0] == len(positions) - 1 for positions in window)
-    if is_plain:
-        return array[(..., *(slice(positions[0], positions[-1] + 1) for positions in window))]
-    return array[(..., *np.ix_(*window))]
+    axes: Any = [slice(at[0], at[-1] + 1) for at in window] if is_plain else np.ix_(*window)
+    index: tuple[Any, ...] = (..., *axes)
+    cut: np.ndarray = array[index]
+    return cut
 
 
 def choose_patch_size(
@@ -216,8 +217,8 @@ def choose_patch_size(
 
 def count_patches(sizes: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
     """Return how many patches an epoch takes of each image: about as many pixels as it has, at least one."""
-    shares = sizes.prod(axis=1) / np.prod(patch_size)
-    return np.maximum(np.round(shares).astype(np.int64), 1)
+    shares: np.ndarray = sizes.prod(axis=1) / np.prod(patch_size)
+    return np.maximum(shares.round().astype(np.int64), 1)
 
 
 class EvaluationBatches(Dataset[Any]):

@@ -11,8 +11,8 @@ __all__ = ["fit_scaling", "image_statistics", "scale"]
 
 # Columns of the statistics of a channel, in this order.
 N_PIXELS, MEAN, VARIANCE, MINIMUM, MAXIMUM = range(5)
-# Channels with less spread than this share of their mean are constant up to rounding.
-CONSTANT = 1e-7
+# Channels with less spread than this share of their mean are constant up to the rounding of float64.
+CONSTANT = 1e-12
 # Pixels that are held as float64 at a time.
 CHUNK = 1 << 20
 

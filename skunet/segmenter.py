@@ -1,27 +1,22 @@
 """The estimator: the story of fit, predict and score."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
-from skorch.exceptions import NotInitializedError
 from skorch.utils import is_dataset
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skunet.containers import open_container, open_pairs
 from skunet.hyperparameters import check_hyperparameters
-from skunet.images import Results, as_tensor, check_pixels
+from skunet.image_dataset import ImageDataset
 from skunet.interruption import is_in_search, is_raised_by_statement
-from skunet.labels import warn_of_rare_classes
 from skunet.losses import CrossEntropyDiceLoss
 from skunet.metrics import iou_score
-from skunet.net import ImageDataset, SegmentationNet
+from skunet.net import SegmentationNet
 from skunet.network import UNet
-from skunet.randomness import draw_seed
 from skunet.training_set import TrainingSet, open_training_set
 
 __all__ = ["UNetSegmenter"]
@@ -299,44 +294,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
 
-    def _learn(self, data: TrainingSet) -> None:
-        """Take from the data what the network must know before it is built."""
-        warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
-        self.codec_ = data.codec
-        self.classes_ = data.codec.classes
-        self.class_counts_ = data.class_counts
-        self.n_channels_in_ = data.n_channels
-        self.spatial_ndim_ = data.images.spatial_ndim
-
-    def _build(self, *, is_fresh: bool) -> None:
-        """Build network, criterion and optimizer, unless those there are shall go on."""
-        if is_fresh:
-            self.initialized_ = False
-            vars(self).pop("scaling_constants_", None)
-        if not self.initialized_:
-            self.initialize()
-        elif self.built_with_ != self.get_params_for("module"):
-            self._note("Building the network anew, since its parameters changed: training starts from random weights.")
-            self._initialize_module(reason="")
-            self._initialize_criterion(reason="")
-            self._initialize_optimizer(reason="")
-        if not hasattr(self, "scaling_constants_"):
-            self.fitted_scaling_ = self.scaling
-        self._place_network()
-        self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
-        self.is_trained_ = True
-
-    def initialize(self) -> Self:
-        """Build all components; without data for 1 channel and the labels in `classes`, or 2.
-
-        Returns
-        -------
-        self
-        """
-        self.seed_ = draw_seed(self.random_state)
-        super().initialize()
-        return self
-
     def _stop(self, error: KeyboardInterrupt) -> None:
         """End training: silently for a callback, with a word for Ctrl-C, and together with a search."""
         if is_raised_by_statement(error):
@@ -349,13 +306,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             UserWarning,
             stacklevel=4,
         )
-
-    @property
-    def n_iter_(self) -> int:
-        """Epochs trained."""
-        if self.history_ is None:
-            raise AttributeError("n_iter_ is there after fit.")
-        return sum("train_loss" in row for row in self.history_)
 
     # ---- predict
 
@@ -399,35 +349,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         return self._predict_images(
             X, np.float32, len(self.classes_), lambda logits: nonlinearity(logits).cpu().numpy()
         )
-
-    def _check_ready(self) -> None:
-        self.check_is_fitted()
-        if not hasattr(self, "scaling_constants_"):
-            raise NotInitializedError(
-                f"This {type(self).__name__} instance is not fitted yet: it has weights, but knows neither labels nor "
-                "scaling. Call fit, with max_epochs=0 and before load_params to keep loaded weights."
-            )
-
-    def _to_labels(self, logits: Tensor) -> np.ndarray:
-        """Return the labels (N, *S) of logits (N, K, *S)."""
-        # Indices cross to the CPU as bytes, where there are few enough classes.
-        dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
-        return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
-
-    def _predict_images(self, X: Any, dtype: Any, n_leading: int | None, finish: Callable[[Tensor], np.ndarray]) -> Any:
-        """Predict one image at a time, and write each tile, finished, into the results."""
-        if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
-            return np.concatenate([finish(logits) for logits in self.forward_iter(X, device="cpu")])
-        images = self._open_images(X)
-        results = Results(images, dtype, n_leading)
-        self._set_training(False)
-        with torch.inference_mode():
-            for index, image in enumerate(images):
-                check_pixels(image, f"image {index}")
-                array = results.array_for(index, image.shape[1:])
-                for window, logits in self._predict_tiles(as_tensor(image[None])):
-                    array[(..., *window)] = finish(logits)[0]
-        return results.give_back()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the mean IoU over the classes, from one confusion matrix over all pixels.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from skunet.network import mirror_pad
 
 __all__ = ["Geometry", "PlainGeometry", "Window", "assemble", "choose_tile_size", "predict_tiles"]
 
-Window = tuple[slice, ...]
+Window = tuple[slice, ...]  # over the spatial axes, the last of a tensor
 Forward = Callable[[Tensor], Tensor]
 
 # Kept pixels per side of an automatic tile: its largest activation stays in reach of the cache and below the
@@ -154,7 +154,13 @@ def _pad(images: Tensor, size: Sequence[int], geometry: Geometry) -> Tensor:
 
 
 def _crop(scores: Tensor, starts: Sequence[int], size: Sequence[int]) -> Tensor:
-    return scores[(..., *(slice(start, start + n) for start, n in zip(starts, size, strict=True)))]
+    return _cut(scores, [slice(start, start + n) for start, n in zip(starts, size, strict=True)])
+
+
+def _cut(tensor: Tensor, window: Sequence[slice]) -> Tensor:
+    """Return a window of the last axes, as a view."""
+    index: tuple[Any, ...] = (..., *window)
+    return tensor[index]
 
 
 def _axis_tiles(n: int, tile: int) -> list[slice]:
@@ -174,7 +180,7 @@ def _predict_exactly(padded: Tensor, forward: Forward, *, keep: Window, geometry
         last = min(window.stop + halos[1], geometry.output_size(n_padded))
         reads.append(slice(first, first + geometry.input_size(last - first)))
         starts.append(window.start - first)
-    scores = forward(padded[(..., *reads)])
+    scores = forward(_cut(padded, reads))
     return _crop(scores, starts, [window.stop - window.start for window in keep])
 
 
@@ -188,11 +194,11 @@ def _predict_blended(
     spans = [_overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)]
     for window in product(*spans):
         reads = [slice(span.start, span.start + geometry.input_size(span.stop - span.start)) for span in window]
-        scores = _crop(forward(padded[(..., *reads)]), [0] * len(size), [span.stop - span.start for span in window])
+        scores = _crop(forward(_cut(padded, reads)), [0] * len(size), [span.stop - span.start for span in window])
         ramp = _ramp([span.stop - span.start for span in window]).to(padded.device)
         if total is None:
             total = torch.zeros((*scores.shape[:2], *n_outputs), device=padded.device)
-        total[(..., *window)] += scores * ramp
+        _cut(total, window).add_(scores * ramp)
         weights[window] += ramp
     assert total is not None
     return _crop(total / weights, [0] * len(size), size)
@@ -222,7 +228,7 @@ def assemble(tiles: Iterator[tuple[Window, Tensor]], size: Sequence[int]) -> Ten
     if all(part.stop - part.start == n for part, n in zip(window, size, strict=True)):
         return scores
     whole = scores.new_empty((*scores.shape[:2], *size))
-    whole[(..., *window)] = scores
+    _cut(whole, window).copy_(scores)
     for window, scores in tiles:
-        whole[(..., *window)] = scores
+        _cut(whole, window).copy_(scores)
     return whole

@@ -53,6 +53,10 @@ class TrainingSet:
         """Channels of every image."""
         return int(self.statistics.shape[1])
 
+    def size(self, index: int) -> tuple[int, ...]:
+        """Return the pixels per axis of one image."""
+        return tuple(int(n) for n in self.sizes[index])
+
     def select(self, indices: np.ndarray) -> "TrainingSet":
         """Return the images at `indices`, without reading any."""
         return replace(
@@ -166,7 +170,8 @@ def _survey(
     images: Images, masks: Container, *, positions: np.ndarray
 ) -> tuple[np.ndarray, list[LabelCounts], np.ndarray]:
     """Read every image and mask once: check them, and keep what is small."""
-    statistics, counts, sizes = [], [], []
+    statistics: list[np.ndarray] = []
+    counts, sizes = [], []
     for index, position in enumerate(positions):
         image = images[index]
         check_pixels(image, f"image {position}")
@@ -202,10 +207,10 @@ def _check_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
 def _check_groups(groups: Any, n_images: int) -> np.ndarray | None:
     if groups is None:
         return None
-    groups = np.asarray(groups)
-    if groups.shape != (n_images,):
-        raise ValueError(f"groups must hold one value per image, shape ({n_images},); got shape {groups.shape}.")
-    return groups
+    array = np.asarray(groups)
+    if array.shape != (n_images,):
+        raise ValueError(f"groups must hold one value per image, shape ({n_images},); got shape {array.shape}.")
+    return array
 
 
 def _check_weights(sample_weight: Any, n_images: int) -> Any:
@@ -214,6 +219,7 @@ def _check_weights(sample_weight: Any, n_images: int) -> Any:
         return None
     if len(sample_weight) != n_images:
         raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {len(sample_weight)}.")
+    weights: Any
     if np.ndim(sample_weight[0]) == 0:
         weights = np.asarray(sample_weight, dtype=np.float32)
     else:
@@ -239,6 +245,6 @@ def _check_pixel_weights(weights: Any, sizes: np.ndarray) -> None:
     for index, (weight, size) in enumerate(zip(weights, sizes, strict=True)):
         if weight.shape != tuple(size):
             raise ValueError(
-                f"sample_weight must be one number per image or have the size of the mask {tuple(size)}; "
+                f"sample_weight must be one number per image or have the size of the mask {tuple(size.tolist())}; "
                 f"got {weight.shape} for image {index}."
             )

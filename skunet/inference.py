@@ -1,0 +1,122 @@
+"""From images to logits: device, precision, scaling, tiles and the network, in this order."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skunet.scaling import image_scaling, image_statistics, scale
+from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
+
+__all__ = ["Inference", "geometry_of"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A network with all that its forward pass depends on.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Maps scaled images (N, C, *S) to logits (N, K, *S).
+    n_classes : int
+    device : str
+    precision : {"float32", "bfloat16", "float16"}
+    scaling : see `UNetSegmenter`
+    constants : ndarray of shape (2, C) or None
+        Of the scaling; None where each image has its own.
+    tile_size : see `UNetSegmenter`
+    geometry : Geometry
+    """
+
+    module: nn.Module
+    n_classes: int
+    device: str
+    precision: str
+    scaling: Any
+    constants: np.ndarray | None
+    tile_size: Any
+    geometry: Geometry
+
+    def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
+        """Return the logits (B, K, *S) of scaled patches, in one piece."""
+        patches = patches.to(self.device)
+        whole = predict_tiles(
+            patches, lambda tile: self._forward(tile, fit_params), tile_size=None, geometry=self.geometry
+        )
+        return assemble(whole, patches.shape[2:])
+
+    def images(self, images: Tensor, **fit_params: Any) -> Tensor:
+        """Return the logits (B, K, *S) of images as they came."""
+        return assemble(self.tiles(images, **fit_params), images.shape[2:])
+
+    def tiles(self, images: Tensor, **fit_params: Any) -> Iterator[tuple[Window, Tensor]]:
+        """Yield windows of images (B, C, *S) as they came, with their logits."""
+        constants = self._constants_of(images)
+        multiple = self.geometry.size_multiple
+        tile_size = choose_tile_size(self.tile_size, images.shape[2:], size_multiple=multiple)
+        if tile_size is not None and not self.geometry.is_exactly_tileable:
+            _warn_of_blending()
+        return predict_tiles(
+            images,
+            lambda tile: self._forward(scale(tile.to(self.device), constants), fit_params),
+            tile_size=tile_size,
+            geometry=self.geometry,
+        )
+
+    def _constants_of(self, images: Tensor) -> Tensor:
+        """Return offset and divisor, where each image has its own those of the whole of it."""
+        constants = self.constants
+        if constants is None:
+            statistics = np.stack([image_statistics(image.numpy()) for image in images.cpu()])
+            constants = image_scaling(self.scaling, statistics)
+        return torch.from_numpy(np.array(constants))
+
+    def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:
+        """Return float32 logits (N, K, *T) of scaled images; a single logit z becomes the pair (0, z)."""
+        layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
+        is_mixed = self.precision != "float32"
+        device_type = torch.device(self.device).type
+        with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
+            logits = self.module(images.contiguous(memory_format=layout), **fit_params)
+        logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits).float()
+        if logits.shape[1] == 1 and self.n_classes == 2:
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
+        if logits.shape[1] != self.n_classes:
+            raise ValueError(
+                f"module must give one map of logits per class, (N, {self.n_classes}, ...); "
+                f"got shape {tuple(logits.shape)}. It is called with n_classes={self.n_classes}."
+            )
+        return logits
+
+
+def _warn_of_blending() -> None:
+    warnings.warn(
+        "Tiles are blended where they overlap, and may differ from the whole image: the network's layers look "
+        "beyond their neighbourhood (instance or group normalization), or are not known. Use "
+        'module__normalization="batch", or tile_size=None where the memory holds the whole image.',
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def geometry_of(module: nn.Module, *, size_multiple: int) -> Geometry:
+    """Return what tiling must know of a network.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        `UNet`, or any that says the same about itself, answers alone.
+    size_multiple : int
+        Of input sides, for a module that does not say.
+    """
+    # A compiled module wraps the one it was made of.
+    plain: Any = getattr(module, "_orig_mod", module)
+    if hasattr(plain, "receptive_field"):
+        return cast(Geometry, plain)
+    return PlainGeometry(getattr(plain, "size_multiple", size_multiple))

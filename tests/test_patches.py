@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skunet.patches import (
+    BatchPlan,
+    EvaluationBatches,
+    PatchBatches,
+    PatchSampler,
+    choose_patch_size,
+    count_patches,
+    draw_window,
+    group_equal_sizes,
+    mirrored_positions,
+)
+from skunet.training_set import open_training_set
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(1, 30))
+def test_mirrored_positions_equal_numpy_reflection(n, start, length):
+    padded = np.pad(np.arange(n), (0, start + length), mode="reflect" if n > 1 else "edge")
+    np.testing.assert_array_equal(mirrored_positions(start, start + length, n), padded[start : start + length])
+
+
+def make_batches(*, weights=None, patch_size=(4, 4), augment=None, sizes=((8, 6), (3, 5)), scaling=None):
+    images = [np.arange(np.prod(size)).reshape(size) + 100 * i for i, size in enumerate(sizes)]
+    masks = [image % 2 for image in images]
+    data = open_training_set(images, masks, sample_weight=weights)
+    constants = np.array([[0.0], [1.0]]) if scaling is None else None
+    return data, PatchBatches(
+        data, patch_size=patch_size, scaling=scaling, constants=constants, augment=augment, seed=5
+    )
+
+
+def test_patches_are_windows_of_the_image_with_the_labels_of_the_same_pixels():
+    _, batches = make_batches()
+    inputs, labels = batches.__getitems__(BatchPlan(0, 0, np.array([0, 1, 0])))
+    patches = inputs["patches"]
+    assert patches.shape == (3, 1, 4, 4)
+    assert patches.dtype == torch.float32
+    assert torch.equal(patches[:, 0] % 2, labels.float())
+    assert (patches[1] >= 100).all()
+    first = patches[0, 0]
+    assert torch.equal(first, first[0, 0] + torch.arange(4)[:, None] * 6.0 + torch.arange(4))
+
+
+def test_draws_depend_on_epoch_and_batch_only():
+    _, batches = make_batches(augment="default")
+    plans = [BatchPlan(epoch, batch, np.array([0, 0, 0])) for epoch, batch in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    a, b, c, again = (batches.__getitems__(plan)[0]["patches"] for plan in plans)
+    assert torch.equal(a, again)
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_every_window_of_an_image_is_drawn():
+    rng = np.random.default_rng(0)
+    starts = {tuple(int(at[0]) for at in draw_window(np.array([6, 5]), (4, 4), rng)) for _ in range(200)}
+    assert starts == {(row, column) for row in range(3) for column in range(2)}
+
+
+def test_image_and_pixel_weights_travel_with_their_patches():
+    data, batches = make_batches(weights=[2, 3])
+    inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))
+    assert inputs["sample_weight"].tolist() == [3, 2]
+    weights = [image.astype(float) for image in (data.images[0][0], data.images[1][0])]
+    _, batches = make_batches(weights=weights, augment="default")
+    inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))
+    assert torch.equal(inputs["sample_weight"], inputs["patches"][:, 0])
+
+
+def test_scaling_by_image_uses_the_whole_image_not_the_patch():
+    _, batches = make_batches(scaling="minmax", sizes=((8, 6), (8, 6)))
+    inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([0])))
+    difference = inputs["patches"][0, 0, 0, 1] - inputs["patches"][0, 0, 0, 0]
+    assert difference == pytest.approx(1 / 47)
+
+
+def test_an_epoch_takes_every_image_in_a_new_seeded_order():
+    sampler = PatchSampler(np.array([1, 2, 1, 1]), batch_size=2, seed=0, first_epoch=0)
+    epochs = [list(sampler) for _ in range(3)]
+    for epoch, plans in enumerate(epochs):
+        assert [(plan.epoch, plan.batch) for plan in plans] == [(epoch, 0), (epoch, 1), (epoch, 2)]
+        assert sorted(np.concatenate([plan.indices for plan in plans])) == [0, 1, 1, 2, 3]
+    orders = {tuple(np.concatenate([plan.indices for plan in plans])) for plans in epochs}
+    assert len(orders) > 1
+    resumed = list(PatchSampler(np.array([1, 2, 1, 1]), batch_size=2, seed=0, first_epoch=2))
+    assert [plan.indices.tolist() for plan in resumed] == [plan.indices.tolist() for plan in epochs[2]]
+
+
+def test_loader_options_shape_the_batches():
+    unshuffled = PatchSampler(np.array([1, 1, 1]), batch_size=2, seed=0, first_epoch=0, shuffle=False)
+    assert [plan.indices.tolist() for plan in unshuffled] == [[0, 1], [2]]
+    dropping = PatchSampler(np.array([1, 1, 1]), batch_size=2, seed=0, first_epoch=0, drop_last=True)
+    assert len(dropping) == len(list(dropping)) == 1
+    never_empty = PatchSampler(np.array([1]), batch_size=2, seed=0, first_epoch=0, drop_last=True)
+    assert len(list(never_empty)) == 1
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "sizes", "expected"),
+    [
+        (None, [(40, 50), (40, 50)], (40, 50)),
+        (None, [(400, 500), (300, 500)], (256, 256)),
+        (None, [(100, 500), (100, 300)], (100, 256)),
+        (32, [(40, 50), (20, 50)], (32, 32)),
+        ((16, 24), [(40, 50)], (16, 24)),
+        (64, [(40, 50)], (40, 50)),
+        (None, [(80, 90, 90), (70, 90, 90)], (64, 64, 64)),
+        (None, [(4, 4)], (4, 8)),
+        (None, [(1, 1)], (1, 8)),
+    ],
+)
+def test_patch_sizes(patch_size, sizes, expected):
+    assert choose_patch_size(patch_size, np.array(sizes), size_multiple=4) == expected
+
+
+def test_an_epoch_sees_about_as_many_pixels_as_there_are():
+    assert count_patches(np.array([(64, 64), (10, 10), (48, 64)]), (32, 32)).tolist() == [4, 1, 3]
+
+
+def test_evaluation_batches_are_whole_images_as_they_came():
+    data, _ = make_batches(sizes=((4, 6), (4, 6)), weights=[1, 2])
+    inputs, labels = EvaluationBatches(data).__getitems__([0, 1])
+    assert inputs["images"].dtype == torch.int64
+    assert inputs["images"].shape == (2, 1, 4, 6)
+    assert inputs["sample_weight"].tolist() == [1, 2]
+    assert torch.equal(inputs["images"][:, 0] % 2, labels)
+
+
+@given(st.lists(st.sampled_from([(4, 4), (4, 8)]), min_size=1, max_size=12), st.integers(1, 4))
+def test_groups_of_equal_size_keep_order_and_cover_all(sizes, batch_size):
+    batches = group_equal_sizes(sizes, batch_size=batch_size, largest=100)
+    assert [index for batch in batches for index in batch] == list(range(len(sizes)))
+    assert all(len(batch) <= batch_size and len({sizes[i] for i in batch}) == 1 for batch in batches)
+
+
+def test_large_images_go_alone():
+    assert group_equal_sizes([(8, 8)] * 3, batch_size=2, largest=63) == [[0], [1], [2]]

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skunet.network import UNet
+from skunet.tiling import PlainGeometry, assemble, choose_tile_size, predict_tiles
+
+
+def whole_and_tiled(network, images, tile_size):
+    with torch.inference_mode():
+        results = [
+            assemble(predict_tiles(images, network, tile_size=size, geometry=network), images.shape[2:])
+            for size in (None, tile_size)
+        ]
+    return results
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    spatial_ndim=st.sampled_from([2, 2, 3]),
+    depth=st.integers(0, 3),
+    padding=st.sampled_from(["same", "valid"]),
+    upsampling=st.sampled_from(["transposed", "nearest", "linear"]),
+    convolutions=st.integers(1, 2),
+    residual=st.booleans(),
+    data=st.data(),
+)
+def test_tiled_equals_whole(spatial_ndim, depth, padding, upsampling, convolutions, residual, data):
+    torch.manual_seed(0)
+    network = UNet(
+        1,
+        3,
+        depth=min(depth, 2) if spatial_ndim == 3 else depth,
+        filters=2,
+        spatial_ndim=spatial_ndim,
+        padding=padding,
+        upsampling=upsampling,
+        convolutions=convolutions,
+        residual=residual,
+    ).eval()
+    largest = 70 if spatial_ndim == 2 else 18
+    size = data.draw(st.tuples(*[st.integers(1, largest)] * spatial_ndim))
+    tile = tuple(network.size_multiple * data.draw(st.integers(1, 3)) for _ in size)
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, *size))).float()
+    whole, tiled = whole_and_tiled(network, images, tile)
+    assert whole.shape == (1, 3, *size)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_bicubic_tiles_equal_the_whole():
+    torch.manual_seed(0)
+    network = UNet(1, 2, depth=2, filters=2, upsampling="bicubic").eval()
+    whole, tiled = whole_and_tiled(network, torch.randn(1, 1, 101, 67), (16, 24))
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-5)
+
+
+class Identity:
+    """A network that returns its input; counts how often it runs."""
+
+    size_multiple, margin, is_exactly_tileable, receptive_field = 4, 0, True, (2, 3)
+
+    def __init__(self):
+        self.n_runs = 0
+
+    def input_size(self, output_size):
+        return -(-output_size // 4) * 4
+
+    def output_size(self, input_size):
+        return input_size
+
+    def __call__(self, tile):
+        self.n_runs += 1
+        assert all(n % 4 == 0 for n in tile.shape[2:])
+        return tile
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_every_pixel_is_covered_exactly_once(height, width):
+    images = torch.arange(height * width).reshape(1, 1, height, width).float()
+    covered = torch.zeros(height, width)
+    identity = Identity()
+    for window, scores in predict_tiles(images, identity, tile_size=(8, 12), geometry=identity):
+        covered[window] += 1
+        assert torch.equal(scores[0, 0], images[0, 0][window])
+    assert (covered == 1).all()
+
+
+def test_tiles_see_no_more_than_their_halo():
+    identity = Identity()
+    shapes = []
+
+    def forward(tile):
+        shapes.append(tuple(tile.shape[2:]))
+        return tile
+
+    list(predict_tiles(torch.zeros(1, 1, 64, 64), forward, tile_size=(16, 16), geometry=identity))
+    assert max(shapes) == (24, 24)
+
+
+@given(st.integers(1, 60), st.sampled_from([4, 8, 20]))
+def test_blending_is_constant_in_constant_out(n, tile):
+    images = torch.full((1, 1, n, 9), 3.0)
+    geometry = PlainGeometry(size_multiple=4)
+    blended = assemble(predict_tiles(images, lambda x: x, tile_size=(tile, tile), geometry=geometry), images.shape[2:])
+    torch.testing.assert_close(blended, images)
+
+
+def test_blending_gives_the_whole_for_a_pointwise_network():
+    images = torch.randn(2, 1, 50, 33)
+    geometry = PlainGeometry(size_multiple=4)
+    blended = assemble(
+        predict_tiles(images, lambda x: 2 * x + 1, tile_size=(16, 16), geometry=geometry), images.shape[2:]
+    )
+    torch.testing.assert_close(blended, 2 * images + 1)
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "size", "expected"),
+    [
+        (None, (9999, 9999), None),
+        ("auto", (1024, 1024), None),
+        ("auto", (1025, 1025), (512, 512)),
+        ("auto", (200, 200, 200), (96, 96, 96)),
+        (100, (300, 300), (112, 112)),
+        ((16, 40), (300, 300), (16, 48)),
+        (300, (300, 300), None),
+    ],
+)
+def test_tile_sizes(tile_size, size, expected):
+    assert choose_tile_size(tile_size, size, size_multiple=16) == expected

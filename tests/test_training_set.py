@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from skunet.training_set import open_training_set
+
+RNG = np.random.default_rng(0)
+X, y = RNG.integers(0, 255, (4, 6, 8)).astype(np.uint8), np.tile([0, 255], (4, 6, 4)).astype(np.uint8)
+
+
+def ragged():
+    sizes = [(6, 8), (5, 5), (7, 3)]
+    return [RNG.random((*size, 3)) for size in sizes], [np.arange(np.prod(size)).reshape(size) % 2 for size in sizes]
+
+
+def test_the_shapes_of_x_and_y_settle_rank_and_channels():
+    for images, masks, channels, rank in [
+        (X, y, 1, 2),
+        (X[..., None], y, 1, 2),
+        (np.repeat(X[..., None], 3, axis=-1), y, 3, 2),
+        (torch.zeros(4, 5, 6, 8), y, 5, 2),
+        (torch.zeros(4, 6, 8), torch.from_numpy(y), 1, 2),
+        (RNG.random((2, 4, 5, 6)), RNG.integers(0, 2, (2, 4, 5, 6)), 1, 3),
+        (RNG.random((2, 4, 5, 6, 2)), RNG.integers(0, 2, (2, 4, 5, 6)), 2, 3),
+        (*ragged(), 3, 2),
+    ]:
+        data = open_training_set(images, masks)
+        assert (data.n_channels, data.images.spatial_ndim) == (channels, rank)
+        assert data.images[0].shape == (channels, *np.shape(masks[0]))
+
+
+def test_uint8_stays_uint8_and_is_not_copied():
+    image = open_training_set(X, y).images[1]
+    assert image.dtype == np.uint8
+    assert np.shares_memory(image, X)
+
+
+def raises(message, *arguments, error=ValueError, **options):
+    with pytest.raises(error, match=message):
+        open_training_set(*arguments, **options)
+
+
+def test_shapes_that_do_not_fit_raise_with_the_remedy():
+    nchw = np.moveaxis(np.repeat(X[..., None], 3, axis=-1), -1, 1)
+    raises(r"np\.moveaxis\(X, 1, -1\)", nchw, y)
+    raises(r"np\.moveaxis\(image, 0, -1\)", list(nchw), list(y))
+    raises(r"X\[None\]", X[0], y[0])
+    raises(r"X\[None\]", np.zeros((6, 8, 3)), y[0])
+    raises("same number of images; got 4 images and 3 masks", X, y[:3])
+    raises(r"image 2 has \(6, 8\) and mask 2 has \(6, 7\)", list(X), [y[0], y[1], y[2][:, :7], y[3]])
+    raises(r"pass y\[\.\.\., 0\]", np.repeat(X[..., None], 3, axis=-1), y[..., None])
+    raises("y must be a stack of masks", list(X), [0, 1, 0, 1])
+    raises("Masks must have 2 axes", list(X), [np.zeros((1, 2, 6, 8))] * 4)
+    raises("All images must have 3 channels", *(lambda a, b: ([a[0], a[1][..., :2], a[2]], b))(*ragged()))
+    raises("All images must have 3 axes", *(lambda a, b: ([a[0], a[1][..., 0], a[2]], b))(*ragged()))
+
+
+def test_flat_volumes_warn_and_say_how_to_mean_images():
+    with pytest.warns(UserWarning, match=r"volumes of width 1. For 2-D images pass y\[\.\.\., 0\]"):
+        open_training_set(X[..., None], y[..., None])
+
+
+def test_bad_pixels_raise_with_the_index():
+    images = X.astype(np.float32)
+    images[2, 0, 0] = np.nan
+    raises("contains NaN or infinity: image 2", images, y)
+    images[2, 0, 0] = np.inf
+    raises("contains NaN or infinity: image 2", images, y)
+    raises("Complex data not supported", X.astype(complex), y)
+    raises("at least 1 pixel", np.zeros((2, 0, 4)), np.zeros((2, 0, 4)))
+
+
+def test_y_is_required():
+    raises("requires y to be passed, but the target y is None", X, None)
+
+
+def test_what_was_fitted_is_held_to():
+    raises("X has 1 channels, but UNetSegmenter is expecting 3", X, y, spatial_ndim=2, n_channels=3)
+    raises("Masks must have 3 axes, as fitted; got 2", X, y, spatial_ndim=3, n_channels=1)
+
+
+def test_images_without_weight_are_dropped_and_unit_weights_forgotten():
+    data = open_training_set(X, y, sample_weight=[1, 0, 1, 1], groups=[1, 2, 3, 4])
+    assert len(data) == 3
+    assert data.groups.tolist() == [1, 3, 4]
+    assert data.weights is None
+    np.testing.assert_array_equal(data.images[1], X[2][None])
+    np.testing.assert_array_equal(data.masks[1], y[2])
+    per_pixel = np.ones(y.shape)
+    per_pixel[0] = 0
+    assert len(open_training_set(X, y, sample_weight=per_pixel)) == 3
+
+
+def test_bad_weights_and_groups_raise():
+    raises("one entry per image, 4; got 3", X, y, sample_weight=[1, 1, 1])
+    raises("at least 0; got NaN, infinity or a negative", X, y, sample_weight=[1, -1, 1, 1])
+    raises("must not be zero for all images", X, y, sample_weight=np.zeros(4))
+    raises(r"size of the mask \(6, 8\); got \(6, 7\) for image 0", X, y, sample_weight=np.ones((4, 6, 7)))
+    raises("one value per image", X, y, groups=[1, 2])
+
+
+def test_selecting_keeps_everything_together():
+    data = open_training_set(*ragged(), sample_weight=[1, 2, 3], groups=["a", "b", "c"]).select(np.array([2, 0]))
+    assert data.sizes.tolist() == [[7, 3], [6, 8]]
+    assert data.weights.tolist() == [3, 1]
+    assert data.groups.tolist() == ["c", "a"]
+    assert data.images[0].shape == (3, 7, 3)
+    assert data.statistics.shape == (2, 3, 5)
