@@ -181,6 +181,9 @@ class Checkpoint(skorch.callbacks.Checkpoint):  # type: ignore[misc]  # skorch i
         super().__init__(monitor=monitor, dirname=dirname, load_best=load_best, event_name=event_name, f_criterion=None)
         self.run = run
 
+    def _get_param_names(self) -> list[str]:
+        return ["dirname", "run", "monitor", "load_best", "event_name"]  # what __init__ takes, so that clone works
+
     def initialize(self) -> "Checkpoint":
         """Forget the folder of an earlier fit."""
         if hasattr(self, "folder_"):
@@ -256,8 +259,11 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Show the validation score."""
-        if self.bar_ is not None and "valid_iou" in net.history[-1]:
+        if self.bar_ is None:
+            return
+        if "valid_iou" in net.history[-1]:
             self.shown_["IoU"] = f"{net.history[-1, 'valid_iou']:.3f}"
+        self.bar_.set_postfix(self.shown_)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Take the bar away."""

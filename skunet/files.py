@@ -21,8 +21,8 @@ Paths = Sequence[str | Path]
 
 _IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 _PNG_DTYPES = (np.uint8, np.uint16)
-_TIFF_DTYPES = (np.uint8, np.uint16, np.int32, np.int64, np.uint64)
-_PILLOW_DTYPES = (np.uint8, np.uint16, np.int32)
+_PILLOW_DTYPES = (*_PNG_DTYPES, np.int32)
+_TIFF_DTYPES = (*_PILLOW_DTYPES, np.int64, np.uint64)
 
 
 def find_images(folder: Folder) -> list[Path]:
@@ -273,7 +273,7 @@ def _check_replacing(folder: Path, paths: list[Path], names: Paths) -> None:
 
 
 def _as_whole_numbers(mask: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Return the mask, bool as uint8, in the smallest dtype that the file format has for its values."""
+    """Return the mask, if not uint8 or uint16 in the smallest dtype of the file format that holds its values."""
     if mask.dtype.kind not in "buif":
         raise ValueError(
             f"A mask file must hold numbers; got labels of dtype {mask.dtype} for {path}. "
@@ -300,7 +300,7 @@ def _find_dtype(mask: NDArray[Any], path: Path) -> Any:
     if is_png and mask.ndim == 3:
         raise ValueError(f"A volume must go to a .tif file; got shape {mask.shape} for {path}. Use the extension .tif.")
     dtypes = _PNG_DTYPES if is_png else _TIFF_DTYPES
-    if mask.dtype in dtypes:
+    if mask.dtype in _PNG_DTYPES:
         return mask.dtype
     for dtype in dtypes:
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:

@@ -196,6 +196,7 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
 
     def _open_images(self, X: Any) -> Images:
         """Open images for prediction; rank and channels must be those of fit."""
+        self.check_is_fitted()
         return open_images(open_container(X, "X"), spatial_ndim=self.spatial_ndim_, n_channels=self.n_channels_in_)
 
     def _opened(self, dataset: Any) -> Any:

@@ -22,7 +22,7 @@ def cells():
 @pytest.fixture(scope="session")
 def volumes():
     """Six volumes 8 x 16 x 16 and masks of 0 and 1; read-only."""
-    X, y = make_cells(6, size=(16, 16, 16), random_state=0)
+    X, y = make_cells(6, size=(16, 16, 16), spatial_ndim=3, random_state=0)
     X, y = np.ascontiguousarray(X[:, :8]), np.ascontiguousarray(y[:, :8])
     y[:, 0, 0, 0], y[:, 0, 0, 1] = 0, 1
     X.flags.writeable = y.flags.writeable = False

@@ -1,0 +1,235 @@
+import io
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import skorch.callbacks
+import torch
+from conftest import make_segmenter
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+
+from skunet.callbacks import Checkpoint, EarlyStopping, IoUScoring
+from skunet.metrics import iou_score
+from skunet.model_selection import hold_out
+
+
+class Scores(Callback):
+    """Pretends that validation went as told."""
+
+    def __init__(self, scores=()):
+        self.scores = scores
+
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("told", self.scores[len(net.history) - 1])
+
+
+class Weights(Callback):
+    """Keeps the weights after each epoch."""
+
+    def initialize(self):
+        self.kept_ = []
+        return self
+
+    def on_epoch_end(self, net, **kwargs):
+        self.kept_.append({name: value.clone() for name, value in net.module_.state_dict().items()})
+
+
+def same_state(state, module):
+    return all(torch.equal(state[name], value) for name, value in module.state_dict().items())
+
+
+def test_iou_comes_from_one_matrix_over_all_validation_images(cells):
+    X, y = cells
+    _, valid = hold_out(len(X), 0.5, groups=None, seed=0)
+    scores = []
+    for batch_size in (1, 2, 6):
+        segmenter = make_segmenter(train_split=0.5, iterator_valid__batch_size=batch_size).fit(X, y)
+        scores.append(segmenter.history[-1, "valid_iou"])
+        assert scores[-1] == pytest.approx(iou_score(y[valid], segmenter.predict(X[valid])), abs=1e-9)
+        assert isinstance(scores[-1], float)
+    assert len(set(scores)) == 1
+
+
+def test_weights_count_in_the_validation_score(cells):
+    X, y = cells
+    weights = np.ones(y.shape)
+    weights[:, :, 16:] = 0
+    segmenter = make_segmenter(train_split=0.5).fit(X, y, sample_weight=weights)
+    _, valid = hold_out(len(X), 0.5, groups=None, seed=0)
+    expected = iou_score(y[valid], segmenter.predict(X[valid]), sample_weight=weights[valid])
+    assert segmenter.history[-1, "valid_iou"] == pytest.approx(expected)
+
+
+def test_early_stopping_restores_the_best_weights(cells):
+    X, y = cells
+    weights = Weights()
+    segmenter = make_segmenter(
+        max_epochs=20,
+        callbacks=[
+            ("told", Scores([0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])),
+            ("weights", weights),
+            ("stop", EarlyStopping(monitor="told", patience=3)),
+        ],
+    ).fit(X, y)
+    assert segmenter.n_iter_ == 5
+    assert same_state(weights.kept_[1], segmenter.module_)
+
+
+def test_the_best_weights_are_kept_also_when_training_runs_to_its_end(cells):
+    X, y = cells
+    weights = Weights()
+    segmenter = make_segmenter(max_epochs=6, lr=0.05, callbacks=[("weights", weights)]).fit(X, y)
+    best = int(np.argmax(segmenter.history[:, "valid_iou"]))
+    assert same_state(weights.kept_[best], segmenter.module_)
+
+
+def test_defaults_can_be_switched_off_and_set_by_name(cells):
+    X, y = cells
+    segmenter = make_segmenter(callbacks__early_stopping=None, callbacks__iou=None).fit(X, y)
+    assert "early_stopping" not in dict(segmenter.callbacks_)
+    assert "valid_iou" not in segmenter.history[-1]
+    segmenter = make_segmenter(callbacks__early_stopping__patience=3).fit(X, y)
+    assert dict(segmenter.callbacks_)["early_stopping"].patience == 3
+    names = [name for name, _ in segmenter.callbacks_]
+    assert names == ["epoch_timer", "train_loss", "valid_loss", "iou", "early_stopping", "progress", "print_log"]
+
+
+def test_without_validation_they_keep_silent(cells):
+    X, y = cells
+    segmenter = make_segmenter(train_split=None, max_epochs=2).fit(X, y)
+    assert segmenter.n_iter_ == 2
+
+
+# ---- what is printed
+
+
+def test_verbose_0_prints_nothing(cells, capfd):
+    X, y = cells
+    make_segmenter().fit(X, y).predict(X)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_verbose_1_prints_a_line_per_epoch(cells, capfd):
+    X, y = cells
+    make_segmenter(verbose=1, max_epochs=2).fit(X, y)
+    out, err = capfd.readouterr()
+    lines = out.strip().splitlines()
+    assert len(lines) == 4
+    assert all(name in lines[0] for name in ("epoch", "train_loss", "valid_iou", "valid_loss", "dur"))
+    assert err == ""  # no bar where there is no terminal
+
+
+def test_a_terminal_gets_a_bar_with_loss_iou_rate_and_time_left(cells, monkeypatch):
+    X, y = cells
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    make_segmenter(verbose=1, max_epochs=3, callbacks__print_log=None).fit(X, y)
+    text = terminal.getvalue()
+    for part in ("loss=", "IoU=", "patch/s", "/30", "<"):
+        assert part in text
+
+
+# ---- checkpoints
+
+
+def test_checkpoints_hold_the_best_weights(cells, tmp_path):
+    X, y = cells
+    weights = Weights()
+    checkpoint = Checkpoint(tmp_path)
+    segmenter = make_segmenter(
+        max_epochs=4, callbacks=[("weights", weights), ("checkpoint", checkpoint)], callbacks__early_stopping=None
+    ).fit(X, y)
+    best = int(np.argmax(segmenter.history[:, "valid_iou"]))
+    folder = tmp_path / "run-0001"
+    assert sorted(path.name for path in folder.iterdir()) == ["history.json", "optimizer.pt", "params.pt"]
+    segmenter.load_params(f_params=folder / "params.pt")
+    assert same_state(weights.kept_[best], segmenter.module_)
+
+
+def test_each_fit_writes_to_a_folder_of_its_own(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(callbacks=[Checkpoint(tmp_path)])
+    segmenter.fit(X, y)
+    segmenter.fit(X, y)
+    make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")]).fit(X, y)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run-0001", "run-0002"]
+
+
+def test_what_cannot_be_written_raises(cells, tmp_path):
+    X, y = cells
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        make_segmenter(callbacks=[Checkpoint(tmp_path / "file")]).fit(X, y)
+
+
+def test_searches_do_not_share_checkpoints(cells, tmp_path):
+    X, y = cells
+    search = GridSearchCV(
+        make_segmenter(max_epochs=2, callbacks=[Checkpoint(tmp_path, load_best=True)]),
+        {"filters": [2, 4]},
+        cv=2,
+        n_jobs=2,
+        error_score="raise",
+    ).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert len(list(tmp_path.iterdir())) == 5
+    with pytest.raises(ValueError, match=r"Checkpoint\(run=\.\.\.\) must be None in a search"):
+        GridSearchCV(
+            make_segmenter(callbacks=[Checkpoint(tmp_path, run="shared")]), {"filters": [2]}, cv=2, error_score="raise"
+        ).fit(X, y)
+
+
+# ---- Ctrl-C
+
+
+class CtrlC(Callback):
+    """Sends the signal that Ctrl-C sends, in the second epoch."""
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training and len(net.history) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class StopsByItself(Callback):
+    """Ends training as skorch's callbacks do."""
+
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_what_was_learned_and_says_so(cells):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=5, callbacks=[CtrlC()])
+    with pytest.warns(UserWarning, match="interrupted in epoch 2; what was learned until then is kept"):
+        segmenter.fit(X, y)
+    assert segmenter.n_iter_ == 1
+    assert segmenter.predict(X).shape == X.shape
+
+
+def test_ctrl_c_stops_a_search(cells):
+    X, y = cells
+    with pytest.raises(KeyboardInterrupt):
+        GridSearchCV(make_segmenter(max_epochs=3, callbacks=[CtrlC()]), {"filters": [2, 4]}, cv=2).fit(X, y)
+
+
+def test_callbacks_that_stop_training_stop_only_their_fit(cells):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=5, callbacks=[StopsByItself()])
+    assert segmenter.fit(X, y).n_iter_ == 1
+    search = GridSearchCV(segmenter, {"filters": [2, 4]}, cv=2, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["mean_test_score"]) == 2
+    stopper = skorch.callbacks.EarlyStopping(monitor="train_loss", patience=1, threshold=10)
+    assert make_segmenter(max_epochs=9, callbacks=[stopper]).fit(X, y).n_iter_ < 9
+
+
+def test_scores_survive_a_batch_of_ignored_pixels(cells):
+    X, y = cells
+    y = y.astype(np.int64)
+    y[:] = np.where(np.arange(len(y))[:, None, None] % 2, y, 5)
+    segmenter = make_segmenter(ignore_label=5, iterator_valid__batch_size=1, train_split=0.5).fit(X, y)
+    assert np.isfinite(segmenter.history[-1, "valid_iou"])
+    assert isinstance(dict(segmenter.callbacks_)["iou"], IoUScoring)

@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from skunet.containers import read_mask
+from skunet.datasets import make_cells
+from skunet.files import write_mask
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "first_segmentation.py"
+TINY = ("--epochs", "1", "--depth", "1", "--filters", "2", "--quiet")
+
+
+def run(folder, *arguments):
+    """Run the example in a folder, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", str(SCRIPT), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def write_pairs(folder, values, n_pairs=5):
+    """Write images of two sizes with masks of the given values, and one file on each side that has no partner."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    X, y = make_cells(n_pairs, size=32, random_state=0)
+    for i, (image, mask) in enumerate(zip(X, y, strict=True)):
+        width = 32 - 4 * (i % 2)
+        iio.imwrite(folder / "images" / f"{i}.png", image[:, :width])
+        write_mask(folder / "masks" / f"{i}_mask.tif", np.array(values)[mask[:, :width]])
+    iio.imwrite(folder / "images" / "lonely_image.png", X[0])
+    write_mask(folder / "masks" / "lonely_mask.tif", y[0])
+    return "--images", folder / "images", "--masks", folder / "masks", "--mask-suffix", "_mask"
+
+
+def scores(output):
+    lines = output.split("held out:\n")[1].splitlines()[:3]
+    return {line[:17].strip(): float(line[17:]) for line in lines}
+
+
+@pytest.mark.slow
+def test_cells_are_segmented_better_than_by_the_baselines(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = scores(done.stdout)
+    assert found["U-Net"] > 0.85
+    assert found["majority class"] < found["Otsu threshold"] < 0.75
+    assert "24 images to train on; the last 6 are held out" in done.stdout
+    assert "predicts the same labels" in done.stdout
+    assert iio.imread(tmp_path / "first_segmentation" / "overview.png").shape == (4 * 296, 3 * 296)
+
+
+@pytest.mark.parametrize(("values", "suffix"), [([0, 255], ".png"), ([-7, 300], ".tif")])
+def test_folders_are_paired_trained_on_and_predicted_in_their_values(tmp_path, values, suffix):
+    trained = run(tmp_path, *write_pairs(tmp_path, values), "--output", "run", *TINY)
+    assert trained.returncode == 0, trained.stderr
+    assert "4 images to train on; the last 1 are held out" in trained.stdout
+    assert "1 images have no mask (lonely_image.png) and 1 masks have no image (lonely_mask.tif)" in trained.stderr
+    assert set(scores(trained.stdout)) == {"U-Net", "majority class", "Otsu threshold"}
+    assert "predicts the same labels" in trained.stdout
+    assert "train_loss" not in trained.stdout
+
+    predicted = run(tmp_path, "--predict", "images", "--out", "found", "--output", "run")
+    assert predicted.returncode == 0, predicted.stderr
+    assert f"6 masks with labels {values}" in predicted.stdout
+    for image in (tmp_path / "images").iterdir():
+        mask = read_mask(tmp_path / "found" / f"{image.stem}{suffix}")
+        assert mask.shape == iio.imread(image).shape
+        assert set(np.unique(mask)) <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere", "--masks", "."], "error: there is no folder nowhere"),
+        (["--images", "."], "error: --images and --masks go together"),
+        (["--predict", "."], "error: --predict needs --out"),
+        (["--images", ".", "--masks", "."], "error: The folder must hold image files"),
+        (["--predict", ".", "--out", "found", "--model", "no.joblib"], "error: [Errno 2] No such file or directory: "),
+    ],
+)
+def test_wrong_use_is_told_without_a_traceback(tmp_path, arguments, message):
+    done = run(tmp_path, *arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
