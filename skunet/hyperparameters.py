@@ -105,6 +105,7 @@ RULES: dict[str, tuple[Check, str]] = {
         '"default", None or a callable',
     ),
     "class_weight": (_is_class_weight, 'None, "balanced", or a dict from labels to weights of at least 0'),
+    "ignore_label": (lambda value: np.ndim(value) == 0, "None or one label"),
     "precision": (
         lambda value: isinstance(value, str) and value in ("auto", "float32", "bfloat16", "float16"),
         '"auto", "float32", "bfloat16" or "float16"',

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skunet.scaling import image_scaling, image_statistics, scale
 from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
 
-__all__ = ["Inference", "geometry_of"]
+__all__ = ["Inference", "channels_last", "geometry_of"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,10 @@ class Inference:
 
     def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:
         """Return float32 logits (N, K, *T) of scaled images; a single logit z becomes the pair (0, z)."""
-        layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
         is_mixed = self.precision != "float32"
         device_type = torch.device(self.device).type
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
-            logits = self.module(images.contiguous(memory_format=layout), **fit_params)
+            logits = self.module(images.contiguous(memory_format=channels_last(images.ndim - 2)), **fit_params)
         logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits).float()
         if logits.shape[1] == 1 and self.n_classes == 2:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
@@ -103,6 +102,11 @@ def _warn_of_blending() -> None:
         UserWarning,
         stacklevel=3,
     )
+
+
+def channels_last(spatial_ndim: int) -> torch.memory_format:
+    """Return the layout in which convolutions are fastest."""
+    return torch.channels_last if spatial_ndim == 2 else torch.channels_last_3d
 
 
 def geometry_of(module: nn.Module, *, size_multiple: int) -> Geometry:

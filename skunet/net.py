@@ -21,7 +21,7 @@ from skunet.containers import open_container
 from skunet.hardware import resolve_device, resolve_precision
 from skunet.image_dataset import ImageDataset
 from skunet.images import Images, Results, as_tensor, check_pixels, open_images
-from skunet.inference import Inference, geometry_of
+from skunet.inference import Inference, channels_last, geometry_of
 from skunet.labels import LabelCodec, warn_of_rare_classes
 from skunet.model_selection import hold_out
 from skunet.patches import (
@@ -124,9 +124,18 @@ class SegmentationNet(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Build the network from the seed; an instance that was given is taken as it is."""
         with seeded_torch(self.seed_, *WEIGHTS):
             super().initialize_module()
+        if self.module_ is not self.module:
+            # Convolutions of channels-last images repack weights of any other layout at each call.
+            self.module_.to(memory_format=channels_last(getattr(self, "spatial_ndim_", 2)))
         self.built_with_ = self.get_params_for("module")
         self.is_trained_ = False
         return self
+
+    def save_params(self, *args: Any, use_safetensors: bool = False, **kwargs: Any) -> None:
+        """Save weights, optimizer or history to files; see `skorch.NeuralNet.save_params`."""
+        if use_safetensors:  # it takes no channels-last tensors
+            self.module_.to(memory_format=torch.contiguous_format)
+        super().save_params(*args, use_safetensors=use_safetensors, **kwargs)
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
         """Load weights, optimizer or history from files; see `skorch.NeuralNet.load_params`."""

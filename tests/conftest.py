@@ -56,3 +56,8 @@ def real_data(*parts):
     if not path.exists():
         pytest.skip(f"needs the real data set {'/'.join(parts)}, which is not part of the project")
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """Run the slow tests last, so that a quick failure is seen early."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

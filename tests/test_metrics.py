@@ -160,7 +160,7 @@ class Threshold(BaseEstimator):
     def __init__(self, at=0.5):
         self.at = at
 
-    def fit(self, X, y):  # noqa: ARG002
+    def fit(self, X, y):
         return self
 
     def predict(self, X):

@@ -10,11 +10,10 @@ from skunet.tiling import PlainGeometry, assemble, choose_tile_size, predict_til
 
 def whole_and_tiled(network, images, tile_size):
     with torch.inference_mode():
-        results = [
+        return [
             assemble(predict_tiles(images, network, tile_size=size, geometry=network), images.shape[2:])
             for size in (None, tile_size)
         ]
-    return results
 
 
 @settings(max_examples=20, deadline=None)

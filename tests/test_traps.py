@@ -126,7 +126,7 @@ def test_t11_a_fold_that_lacks_a_class(cells):
 def test_t12_shapes_that_could_be_misread_raise(cells):
     X, y = cells
     for images, masks in [(np.repeat(X[0, ..., None], 3, axis=-1), y[0]), (np.repeat(X[:, None], 3, axis=1), y)]:
-        with pytest.raises(ValueError, match="X\\[None\\]|np.moveaxis"):
+        with pytest.raises(ValueError, match=r"X\[None\]|np\.moveaxis"):
             make_segmenter().fit(images, masks)
 
 
@@ -291,3 +291,14 @@ def test_fit_params_reach_the_module_but_groups_and_weights_do_not(cells):
 
     make_segmenter(module=Listening).fit(X, y, groups=np.arange(len(X)), sample_weight=np.ones(len(X)), hint=1)
     assert {frozenset(names) for names in seen} == {frozenset({"hint"})}
+
+
+@pytest.mark.parametrize("use_safetensors", [True, False])
+def test_params_are_saved_in_both_formats(cells, tmp_path, use_safetensors):
+    X, y = cells
+    segmenter = make_segmenter(train_split=None).fit(X, y)
+    before = segmenter.predict_proba(X)
+    segmenter.save_params(f_params=tmp_path / "params", use_safetensors=use_safetensors)
+    other = make_segmenter(max_epochs=0, random_state=1, train_split=None).fit(X, y)
+    other.load_params(f_params=tmp_path / "params", use_safetensors=use_safetensors)
+    np.testing.assert_allclose(other.predict_proba(X), before, atol=1e-6)
