@@ -292,6 +292,10 @@ class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is no
     ) -> None:
         super().__init__(keys_ignored=keys_ignored, sink=sink, tablefmt=tablefmt, floatfmt=floatfmt, stralign=stralign)
 
+    def format_row(self, row: Any, key: str, color: str) -> Any:
+        """Format one number; in colour where it is the best so far and a terminal shows it."""
+        return super().format_row(row if sys.stdout.isatty() else {key: row[key]}, key, color)
+
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:
             self.sink(text)

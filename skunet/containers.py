@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -28,11 +29,13 @@ def read_image(path: str | Path) -> np.ndarray:
         If the file cannot be read; names the path.
     """
     try:
-        return np.asarray(iio.imread(path))
+        image = np.asarray(iio.imread(path))
     except FileNotFoundError:
         raise
     except Exception as error:
         raise OSError(f"{path} could not be read as an image: {error}. Is the file complete?") from error
+    is_still = str(path).lower().endswith(".gif") and len(image) == 1
+    return image[0] if is_still else image
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -40,17 +43,28 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises
     ------
+    OSError
+        If the file cannot be read; names the path.
     ValueError
         If the file is in colour.
     """
     mask = read_image(path)
-    if str(path).lower().endswith(".png") and iio.immeta(path).get("mode") == "P":
-        mask = np.asarray(iio.imread(path, mode="P"))
-    if mask.ndim == 3 and mask.shape[-1] in (3, 4):
-        if (mask[..., :3] != mask[..., :1]).any():
-            raise ValueError(f"A mask must hold one label per pixel; {path} is in colour, shape {mask.shape}.")
-        return mask[..., 0]
-    return mask
+    mode = _pixel_mode(path)
+    if mode == "P":
+        with Image.open(path) as file:
+            return np.asarray(file)
+    if mode in ("RGB", "RGBA") and (mask[..., :3] != mask[..., :1]).any():
+        raise ValueError(f"A mask must hold one label per pixel; {path} is in colour, shape {mask.shape}.")
+    return mask[..., 0] if mode in ("RGB", "RGBA", "LA") else mask
+
+
+def _pixel_mode(path: str | Path) -> str | None:
+    """Return what Pillow calls the kind of pixels; None for files that are not for Pillow."""
+    try:
+        with Image.open(path) as file:
+            return file.mode
+    except UnidentifiedImageError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,7 @@ def open_container(data: Any, name: str) -> Container:
         got = "None" if data is None else f"{type(data).__name__} {str(data)[:80]!r}"
         raise (TypeError if data is not None else ValueError)(
             f"{name} must be {RULES[name]} or of paths; got {got}. "
-            "For a folder pass its files, e.g. sorted(Path(folder).glob('*.png'))."
+            "For a folder pass its files, skunet.files.find_images(folder)."
         )
     container = _open_known(data, name)
     if len(container) == 0:

@@ -321,7 +321,7 @@ def _encode_tiff(mask: NDArray[Any]) -> bytes:
     except ImportError as error:
         raise ImportError(
             f"A TIFF of shape {mask.shape} and dtype {mask.dtype} needs the package tifffile. "
-            "Install it: pip install tifffile."
+            "Install it with the extra: pip install 'skunet[tiff]'."
         ) from error
     content = BytesIO()
     tifffile.imwrite(content, mask, photometric="minisblack", compression="zlib")

@@ -17,7 +17,7 @@ from skunet.losses import CrossEntropyDiceLoss
 from skunet.metrics import iou_score
 from skunet.net import SegmentationNet
 from skunet.network import UNet
-from skunet.training_set import TrainingSet, open_training_set
+from skunet.training_set import TrainingSet
 
 __all__ = ["UNetSegmenter"]
 
@@ -228,6 +228,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             If a class covers less than 0.1 % of the pixels; if training was interrupted by Ctrl-C, which keeps what
             was learned.
         """
+        check_hyperparameters(self.get_params(deep=False))
         is_fresh = not (self.warm_start and self._is_trained())
         data = self._open_training_set(X, y, self.classes, groups, sample_weight, is_fresh=is_fresh)
         return self._train(data, is_fresh=is_fresh, method="fit", **fit_params)
@@ -255,6 +256,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         -------
         self
         """
+        check_hyperparameters(self.get_params(deep=False))
         is_fresh = not hasattr(self, "classes_")
         classes = self.classes if classes is None else classes
         data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
@@ -262,23 +264,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
     def _is_trained(self) -> bool:
         return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
-
-    def _open_training_set(
-        self, X: Any, y: Any, classes: Any, groups: Any, sample_weight: Any, *, is_fresh: bool
-    ) -> TrainingSet:
-        check_hyperparameters(self.get_params(deep=False))
-        if self.dataset is not ImageDataset and not is_dataset(X):
-            X, y = self.get_dataset(X, y), None
-        return open_training_set(
-            X,
-            y,
-            classes=classes if is_fresh else self.classes_,
-            ignore_label=self.ignore_label,
-            sample_weight=sample_weight,
-            groups=groups,
-            spatial_ndim=None if is_fresh else self.spatial_ndim_,
-            n_channels=None if is_fresh else self.n_channels_in_,
-        )
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
         self._learn(data)

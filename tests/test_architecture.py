@@ -16,7 +16,8 @@ LAYERS = [
     ["__init__"],
     ["segmenter"],
     ["net"],
-    ["callbacks", "image_dataset", "inference"],
+    ["batching", "callbacks"],
+    ["image_dataset", "inference"],
     ["patches"],
     ["training_set", "files"],
     ["images", "components", "tiling", "metrics", "datasets"],
@@ -25,7 +26,7 @@ LAYERS = [
     ["randomness", "hardware", "hyperparameters", "interruption"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-USES_SKORCH = {"segmenter", "net", "callbacks", "image_dataset"}
+USES_SKORCH = {"segmenter", "net", "batching", "callbacks", "image_dataset"}
 
 
 def imports_of(path):

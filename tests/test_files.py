@@ -200,7 +200,7 @@ def test_png_takes_any_dtype_whose_values_fit(folder, mask):
 def test_2d_tiff_needs_no_tifffile(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     write_mask(folder / "plain.tif", np.array([[-1, 2**31 - 1]]))
-    with pytest.raises(ImportError, match=r"shape \(2, 3, 4\).*pip install tifffile"):
+    with pytest.raises(ImportError, match=r"shape \(2, 3, 4\).*skunet\[tiff\]"):
         write_mask(folder / "volume.tif", np.zeros((2, 3, 4), np.uint8))
     monkeypatch.undo()
     np.testing.assert_array_equal(read_mask(folder / "plain.tif"), [[-1, 2**31 - 1]])

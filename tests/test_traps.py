@@ -260,6 +260,8 @@ def test_initialize_then_partial_fit_is_an_idiom_of_skorch(cells):
     X, y = cells
     segmenter = make_segmenter().initialize()
     assert segmenter.partial_fit(X, y).predict(X).shape == X.shape
+    weighted = make_segmenter(class_weight={1: 3}).initialize().partial_fit(X, y)
+    assert weighted.criterion_.class_weight.tolist() == [1, 3]
     colour = np.repeat(X[..., None], 3, axis=-1)
     assert make_segmenter().initialize().partial_fit(colour, y).n_channels_in_ == 3
 

@@ -1,0 +1,145 @@
+"""How skorch's loop gets its data sets and batches, on images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.utils import is_dataset
+from torch.utils.data import Subset
+
+from skunet.containers import open_container
+from skunet.image_dataset import ImageDataset
+from skunet.images import Images, open_images
+from skunet.labels import LabelCodec
+from skunet.model_selection import hold_out
+from skunet.patches import (
+    EvaluationBatches,
+    PatchBatches,
+    PatchSampler,
+    choose_patch_size,
+    count_patches,
+    group_equal_sizes,
+)
+from skunet.scaling import fit_scaling
+from skunet.tiling import AUTO_WHOLE
+from skunet.training_set import TrainingSet, open_training_set
+
+__all__ = ["ImageBatching"]
+
+
+def _as_is(batch: Any) -> Any:
+    """Collate a batch that was assembled at once."""
+    return batch
+
+
+class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
+    """The steps of skorch's loop that make data sets, split them, and iterate over batches."""
+
+    def _open_training_set(
+        self, X: Any, y: Any, classes: Any, groups: Any, sample_weight: Any, *, is_fresh: bool
+    ) -> TrainingSet:
+        """Open what the user gave to fit; after the first fit rank, channels and labels must be the same."""
+        if self.dataset is not ImageDataset and not is_dataset(X):
+            X, y = self.get_dataset(X, y), None
+        return open_training_set(
+            X,
+            y,
+            classes=classes if is_fresh else self.classes_,
+            ignore_label=self.ignore_label,
+            sample_weight=sample_weight,
+            groups=groups,
+            spatial_ndim=None if is_fresh else self.spatial_ndim_,
+            n_channels=None if is_fresh else self.n_channels_in_,
+        )
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Return opened images as they are; open what a user hands to `forward` or `forward_iter`."""
+        if is_dataset(X):
+            return X
+        if self.dataset is not ImageDataset:
+            return super().get_dataset(X, y)
+        return ImageDataset(self._open_images(X))
+
+    def _open_images(self, X: Any) -> Images:
+        """Open images for prediction; rank and channels must be those of fit."""
+        self.check_is_fitted()
+        return open_images(open_container(X, "X"), spatial_ndim=self.spatial_ndim_, n_channels=self.n_channels_in_)
+
+    def _opened(self, dataset: Any) -> Any:
+        """Return what a data set of skorch's loop holds: ours, a part of ours, or somebody else's pairs."""
+        if isinstance(dataset, Subset):
+            return self._opened(dataset.dataset).select(np.asarray(dataset.indices))
+        if isinstance(dataset, ImageDataset):
+            return dataset.data
+        codec: LabelCodec = self.codec_
+        return open_training_set(
+            dataset,
+            None,
+            classes=codec.classes,
+            ignore_label=codec.ignore_label,
+            spatial_ndim=self.spatial_ndim_,
+            n_channels=self.n_channels_in_,
+        )
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> tuple[Any, Any]:  # noqa: ARG002
+        """Split into training and validation images, and learn the scaling of the training images."""
+        train, valid = self._split(X)
+        if not hasattr(self, "scaling_constants_"):
+            self.scaling_constants_ = fit_scaling(self.scaling, self._opened(train).statistics)
+        return train, valid
+
+    def _split(self, dataset: ImageDataset) -> tuple[Any, Any]:
+        groups = self._opened(dataset).groups
+        if not self.train_split:
+            return dataset, None
+        if callable(self.train_split):
+            parts: tuple[Any, Any] = self.train_split(
+                dataset, dataset.y, **({} if groups is None else {"groups": groups})
+            )
+            return parts
+        indices = hold_out(len(dataset), self.train_split, groups=groups, seed=self.seed_)
+        if indices is None:
+            self._note("Too few images or groups to hold any out for validation: training on all of them.")
+            return dataset, None
+        return Subset(dataset, indices[0].tolist()), Subset(dataset, indices[1].tolist())
+
+    def _note(self, text: str) -> None:
+        if self.verbose:
+            print(text)
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return the batches of an epoch."""
+        arguments = {"batch_size": self.batch_size}
+        arguments |= self.get_params_for("iterator_train" if training else "iterator_valid")
+        data = self._opened(dataset)
+        if arguments["batch_size"] == -1:
+            arguments["batch_size"] = len(data)
+        # A generator of its own: the loader would draw a base seed from torch's global one.
+        arguments = {"collate_fn": _as_is, "generator": torch.Generator()} | arguments
+        return self._training_batches(data, arguments) if training else self._evaluation_batches(data, arguments)
+
+    def _training_batches(self, data: TrainingSet, arguments: dict[str, Any]) -> Any:
+        multiple = self._geometry().size_multiple
+        patch_size = choose_patch_size(self.patch_size, data.sizes, size_multiple=multiple)
+        n_patches = count_patches(data.sizes, patch_size)
+        self.patches_per_epoch_ = int(n_patches.sum())
+        order = {name: arguments.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in arguments}
+        batches = PatchBatches(
+            data,
+            patch_size=patch_size,
+            scaling=self.fitted_scaling_,
+            constants=self.scaling_constants_,
+            augment=self.augment,
+            seed=self.seed_,
+            device="cpu" if arguments.get("num_workers") else self.device_,
+        )
+        sampler = PatchSampler(n_patches, seed=self.seed_, first_epoch=len(self.history), **order)
+        return self.iterator_train(batches, batch_sampler=sampler, **arguments)
+
+    def _evaluation_batches(self, data: TrainingSet | Images, arguments: dict[str, Any]) -> Any:
+        sizes = [data.size(index) for index in range(len(data))]
+        batches = group_equal_sizes(
+            sizes, batch_size=arguments.pop("batch_size"), largest=AUTO_WHOLE[self.spatial_ndim_]
+        )
+        return self.iterator_valid(EvaluationBatches(data), batch_sampler=batches, **arguments)

@@ -1,0 +1,81 @@
+"""The main job on real images: `../shared/data` beside the checkout, with a README of its own; skipped where absent."""
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import real_data
+from sklearn.model_selection import GroupKFold, cross_val_score
+
+from skunet import UNetSegmenter
+from skunet.files import pair_files
+from skunet.metrics import dice_score, iou_score, per_image, pixel_accuracy
+
+pytestmark = pytest.mark.slow
+
+
+def read_all(paths):
+    return np.stack([iio.imread(path) for path in paths])
+
+
+def test_membranes_of_isbi_2012():
+    paired = pair_files(real_data("isbi2012", "image"), real_data("isbi2012", "label"))
+    X, y = read_all(paired.images), read_all(paired.masks)  # natural order is the order of the sections
+    segmenter = UNetSegmenter(max_epochs=22, random_state=0).fit(X[:20], y[:20])
+    predicted = segmenter.predict(X[20:])
+    assert 1 - pixel_accuracy(y[20:], predicted) <= 0.10
+    assert segmenter.score(X[20:], y[20:]) >= 0.72
+    assert set(np.unique(predicted)) == {0, 255}
+
+
+def dice_per_image(segmenter, X, y):
+    return per_image(dice_score, y, segmenter.predict(X), labels=[255], average=None).mean()
+
+
+def test_cars_unseen_in_training():
+    paired = pair_files(real_data("carvana96", "images"), real_data("carvana96", "masks"))
+    X, y = read_all(paired.images)[:, ::4, ::4], read_all(paired.masks)[:, ::4, ::4]  # 160 x 240
+    cars = [path.name.split("_")[0] for path in paired.images]
+    segmenter = UNetSegmenter(filters=16, max_epochs=8, random_state=0)
+    scores = cross_val_score(
+        segmenter, X, y, groups=cars, cv=GroupKFold(3), scoring=dice_per_image, error_score="raise"
+    )
+    assert scores.mean() >= 0.93
+
+
+def test_microtubules_from_one_volume_to_the_other():
+    volumes = np.load(real_data("microtubules3d.npz"))
+    X, y = [[volumes[f"{name}_{i}"] for i in (0, 1)] for name in "xy"]  # 32 and 24 planes
+    for train, test in [(0, 1), (1, 0)]:
+        segmenter = UNetSegmenter(
+            depth=3, filters=16, patch_size=(24, 64, 64), batch_size=2, max_epochs=4, random_state=0
+        )
+        segmenter.fit([X[train]], [y[train]])
+        (predicted,) = segmenter.predict([X[test]])
+        assert predicted.shape == y[test].shape
+        assert dice_score(y[test], predicted) > dice_score(y[test], np.zeros_like(predicted)) + 0.2
+
+
+def test_road_scenes_with_void_ignored():
+    def read(part):
+        paired = pair_files(real_data("camvid", part), real_data("camvid", f"{part}annot"))
+        return read_all(paired.images)[:, ::4, ::4], read_all(paired.masks)[:, ::4, ::4]  # 90 x 120
+
+    X, y = read("train")
+    segmenter = UNetSegmenter(filters=16, max_epochs=12, ignore_label=11, random_state=0).fit(X, y)
+    X_test, y_test = read("test")
+    predicted = segmenter.predict(X_test)
+    assert segmenter.classes_.tolist() == list(range(11))
+    assert set(np.unique(predicted)) <= set(range(11))
+    majority = np.full_like(predicted, segmenter.classes_[segmenter.class_counts_.argmax()])
+    assert segmenter.score(X_test, y_test) > 3 * iou_score(y_test, majority, ignore_label=11)
+
+
+def test_nuclei_from_one_volume_to_the_other():
+    volumes = np.load(real_data("nuclei3d.npz"))
+    X, y = [volumes["x_0"][:, :64, :64]], [volumes["y_0"][:, :64, :64] > 0]
+    segmenter = UNetSegmenter(
+        depth=2, filters=8, patch_size=32, batch_size=2, max_epochs=6, random_state=0, train_split=None
+    ).fit(X, y)
+    predicted = segmenter.predict([volumes["x_1"]])
+    assert predicted[0].dtype == bool
+    assert dice_score([volumes["y_1"] > 0], predicted) > 0.6
