@@ -70,6 +70,14 @@ class SegmentationNet(ImageBatching):
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         return default_callbacks()
 
+    def initialize_callbacks(self) -> Any:
+        """Build the callbacks; a name in `callbacks__NAME` that none has is an error."""
+        names = [name for name, _ in self._uniquely_named_callbacks()]
+        asked = {key.split("__")[1] for key in self.get_params(deep=False) if key.startswith("callbacks__")}
+        if asked - set(names):
+            raise ValueError(f"callbacks__* must name one of {names}; got {sorted(asked - set(names))}.")
+        return super().initialize_callbacks()
+
     # ---- building and keeping the network
 
     device: Any
@@ -107,8 +115,9 @@ class SegmentationNet(ImageBatching):
         """Build the network from the seed; an instance that was given is taken as it is."""
         with seeded_torch(self.seed_, *WEIGHTS):
             super().initialize_module()
-        if self.module_ is not self.module:
-            # Convolutions of channels-last images repack weights of any other layout at each call.
+        # Convolutions of channels-last images repack weights of any other layout at each call. LBFGS, though,
+        # lays gradients out flat without a copy.
+        if self.module_ is not self.module and self.optimizer is not torch.optim.LBFGS:
             self.module_.to(memory_format=channels_last(getattr(self, "spatial_ndim_", 2)))
         self.built_with_ = self.get_params_for("module")
         self.is_trained_ = False

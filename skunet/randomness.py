@@ -9,8 +9,7 @@ from sklearn.utils import check_random_state
 
 __all__ = ["draw_seed", "make_generator", "seeded_torch"]
 
-# A draw that belongs to no batch (weights, the validation split) uses a key of
-# another length than (epoch, batch), so that the streams can never coincide.
+# Draws that belong to no batch (weights, the validation split) have keys of another length than (epoch, batch).
 WEIGHTS = (1,)
 SPLIT = (2,)
 
@@ -42,7 +41,12 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 def make_generator(seed: int, *key: int) -> np.random.Generator:
     """Return the generator of the draws named by `key`, e.g. (epoch, batch)."""
-    return np.random.default_rng(np.random.SeedSequence([seed, *key]))
+    return np.random.default_rng(_sequence(seed, key))
+
+
+def _sequence(seed: int, key: tuple[int, ...]) -> np.random.SeedSequence:
+    # The length is part of it: to a SeedSequence, zeros at the end make no difference.
+    return np.random.SeedSequence([seed, len(key), *key])
 
 
 @contextmanager
@@ -54,5 +58,5 @@ def seeded_torch(seed: int, *key: int, device: str | torch.device = "cpu") -> It
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(int(np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(int(_sequence(seed, key).generate_state(1, np.uint64)[0]))
         yield

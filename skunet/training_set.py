@@ -106,6 +106,7 @@ def open_training_set(
     """
     images, masks = _open_both(X, y)
     rank = _check_rank(images, masks, spatial_ndim)
+    _check_flat_masks(images, masks)
     opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
     weights = _check_weights(sample_weight, len(images))
     keep = _weighted_images(weights, len(images))
@@ -166,6 +167,14 @@ def _check_rank(images: Container, masks: Container, fitted: int | None) -> int:
     return rank
 
 
+def _check_flat_masks(images: Container, masks: Container) -> None:
+    """Raise ValueError for 2-D masks with an axis of one channel; volumes of width 1 have it in both."""
+    if images.item_ndim() < masks.item_ndim() and masks[0].shape[-1] == 1:
+        raise ValueError(
+            f"Masks must have no channel axis; got {masks[0].shape} for {masks.describe(0)}. Pass y[..., 0]."
+        )
+
+
 def _survey(
     images: Images, masks: Container, *, positions: np.ndarray
 ) -> tuple[np.ndarray, list[LabelCounts], np.ndarray]:
@@ -192,10 +201,10 @@ def _check_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
     if mask.shape == size:
         return
     hint = "Resize one of them, masks with nearest neighbours."
-    if (image.shape[-1], *size[:-1]) == mask.shape:
-        hint = "The image has its channels last?"
     if (*size[1:], image.shape[0]) == mask.shape:
         hint = "Channels come last in arrays: pass np.moveaxis(X, 1, -1), or image by image np.moveaxis(image, 0, -1)."
+    if image.shape[:-1] == mask.shape:
+        hint = "Channels come first in tensors: pass X.movedim(-1, 1)."
     if mask.shape[:-1] == size[:-1] and mask.shape[-1:] == (1,):
         hint = "For 2-D images pass y[..., 0]."
     raise ValueError(

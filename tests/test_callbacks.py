@@ -97,6 +97,11 @@ def test_defaults_can_be_switched_off_and_set_by_name(cells):
     assert names == ["epoch_timer", "train_loss", "valid_loss", "iou", "early_stopping", "progress", "print_log"]
 
 
+def test_a_callback_that_is_not_there_raises(cells):
+    with pytest.raises(ValueError, match=r"one of \['epoch_timer', .*got \['earlystop'\]"):
+        make_segmenter(callbacks__earlystop=None).fit(*cells)
+
+
 def test_without_validation_they_keep_silent(cells):
     X, y = cells
     segmenter = make_segmenter(train_split=None, max_epochs=2).fit(X, y)

@@ -34,12 +34,12 @@ class ImageScaler(TransformerMixin, BaseEstimator):
 def test_grid_search_over_depth_and_filters_in_two_processes(cells):
     X, y = cells
     grid = {"depth": [1, 2], "filters": [4, 8]}
-    segmenter = UNetSegmenter(max_epochs=1, verbose=0, random_state=0)
+    segmenter = UNetSegmenter(max_epochs=1, verbose=0, random_state=0, precision="float32")
     search = GridSearchCV(segmenter, grid, cv=2, n_jobs=2, error_score="raise").fit(X, y)
     assert search.best_estimator_.predict(X).shape == X.shape
     assert (search.best_estimator_.depth, search.best_estimator_.filters) == tuple(search.best_params_.values())
     serial = GridSearchCV(segmenter, grid, cv=2, error_score="raise").fit(X, y)
-    np.testing.assert_allclose(search.cv_results_["mean_test_score"], serial.cv_results_["mean_test_score"], atol=1e-3)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], serial.cv_results_["mean_test_score"], atol=5e-3)
 
 
 def test_nested_parameters_can_be_searched(cells):

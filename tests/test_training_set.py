@@ -50,6 +50,8 @@ def test_shapes_that_do_not_fit_raise_with_the_remedy():
     raises(r"image 2 has \(6, 8\) and mask 2 has \(6, 7\)", list(X), [y[0], y[1], y[2][:, :7], y[3]])
     raises(r"pass y\[\.\.\., 0\]", np.repeat(X[..., None], 3, axis=-1), y[..., None])
     raises("y must be a stack of masks", list(X), [0, 1, 0, 1])
+    raises(r"no channel axis.*Pass y\[\.\.\., 0\]", X, y[..., None])
+    raises(r"first in tensors: pass X.movedim\(-1, 1\)", torch.zeros(4, 6, 8, 3), y)
     raises("Masks must have 2 axes", list(X), [np.zeros((1, 2, 6, 8))] * 4)
     raises("All images must have 3 channels", *(lambda a, b: ([a[0], a[1][..., :2], a[2]], b))(*ragged()))
     raises("All images must have 3 axes", *(lambda a, b: ([a[0], a[1][..., 0], a[2]], b))(*ragged()))

@@ -256,6 +256,11 @@ def test_learning_rate_is_live_and_optimizer_parameters_reach_it(cells):
     assert segmenter.optimizer_.param_groups[0]["weight_decay"] == 0.5
 
 
+def test_optimizers_that_call_the_loss_themselves(cells):
+    segmenter = make_segmenter(optimizer=torch.optim.LBFGS, lr=0.1).fit(*cells)
+    assert segmenter.predict(cells[0]).shape == cells[0].shape
+
+
 def test_initialize_then_partial_fit_is_an_idiom_of_skorch(cells):
     X, y = cells
     segmenter = make_segmenter().initialize()
