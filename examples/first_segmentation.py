@@ -32,7 +32,12 @@ def main():
         return
     X, y = find_pairs(options) if options.images else make_cells(30, size=96, random_state=options.seed)
     n_train = len(X) - max(1, len(X) // 5)
-    print(f"{n_train} images to train on; the last {len(X) - n_train} are held out")
+    if n_train < 1:
+        raise ValueError("At least 2 images with masks are needed; got 1. Is it the --mask-suffix?")
+    print(
+    n_test = len(X) - n_train
+    print(f"{len(X)} images: {n_train} for fit, which validates on a fifth of them; the last {n_test} to test on")
+    )
 
     segmenter = UNetSegmenter(
         depth=options.depth,
@@ -152,8 +157,8 @@ def read_options():
             parser.error(f"there is no folder {folder}")
     if (options.images is None) != (options.masks is None):
         parser.error("--images and --masks go together")
-    if options.predict and not options.out:
-        parser.error("--predict needs --out, the folder to write masks to")
+    if bool(options.predict) != bool(options.out):
+        parser.error("--predict and --out, the folder to write masks to, go together")
     return options
 
 

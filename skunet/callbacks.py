@@ -83,12 +83,20 @@ def _pixel_weights(inputs: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 class EpochLoss(skorch.callbacks.PassthroughScoring):  # type: ignore[misc]  # skorch is not typed
-    """Record the mean loss of an epoch; what is best is judged against the history."""
+    """Record the mean loss of an epoch; what is best is judged against the history.
+
+    A training loss that is not finite raises RuntimeError, as nothing can be learned from there on.
+    """
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Record the loss."""
         self.best_score_ = min(_past(net, self.name), default=np.inf)
         super().on_epoch_end(net, **kwargs)
+        if self.on_train and not np.isfinite(net.history[-1, self.name]):
+            raise RuntimeError(
+                f"Training diverged: the loss is {net.history[-1, self.name]} in epoch {len(net.history)}. "
+                f"Lower lr (now {net.lr:g}), or clip gradients with skorch's GradientNormClipping."
+            )
 
 
 class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # skorch is not typed
@@ -162,6 +170,12 @@ class Checkpoint(skorch.callbacks.Checkpoint):  # type: ignore[misc]  # skorch i
         Load the last files written when training ends.
     event_name : str
         Of the record that says that files were written.
+
+    Notes
+    -----
+    The files hold weights and their history, to go back to with `segmenter.load_params(f_params=...)` on the same
+    segmenter, or one fitted on the same data with `max_epochs=0`. They do not hold labels and scaling: a segmenter to
+    take along is `joblib.dump(segmenter, path)`.
 
     Attributes
     ----------

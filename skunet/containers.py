@@ -152,13 +152,13 @@ def _open_known(data: Any, name: str) -> Container:
         return Container(name, "stack", data, _to_array, tuple(data.shape), channels_first=True)
     if isinstance(data, list | tuple):
         return _open_items(list(data), name, "list")
-    if isinstance(data, np.ndarray) and data.dtype.kind in "OUS" and (data.ndim == 1 or name == "X"):
+    if isinstance(data, np.ndarray) and (data.dtype.kind == "O" or (data.dtype.kind in "US" and data.ndim == 1)):
         return _open_object_array(data, name)
     if all(hasattr(data, attribute) for attribute in ("shape", "dtype", "__len__", "__getitem__")):
         if len(data.shape) < 3:
             raise ValueError(
                 f"{name} must be {RULES[name]}; got shape {tuple(data.shape)}. Reshape your data: "
-                "one image alone is a stack of one, X[None]."
+                f"one image alone is a stack of one, {'X[None]' if name == 'X' else 'X[None] with y[None]'}."
             )
         return Container(name, "stack", data, np.asarray, tuple(data.shape))
     if hasattr(data, "__array__"):

@@ -1,13 +1,14 @@
 """The ranges of the hyperparameters, checked once at the start of fit."""
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["check_hyperparameters"]
+__all__ = ["check_hyperparameters", "unknown_message"]
 
 Check = Callable[[Any], bool]
 
@@ -34,6 +35,24 @@ def check_hyperparameters(parameters: Mapping[str, Any]) -> None:
     for name, (is_valid, rule) in RULES.items():
         if name in parameters and not is_valid(parameters[name]):
             raise ValueError(f"{name} must be {rule}; got {parameters[name]!r}.")
+
+
+def unknown_message(estimator: type, names: Sequence[str]) -> str:
+    """Return the message for keyword arguments that a constructor does not have, with what may be meant.
+
+    Examples
+    --------
+    >>> unknown_message(dict, ["dept"])
+    "dict got unexpected keyword arguments: 'dept' (did you mean 'depth'?)."
+    """
+    texts = []
+    for name in sorted(names):
+        close = (
+            get_close_matches(name, [*RULES, "verbose", "warm_start", "compile"], n=1)
+            or ([rule for rule in RULES if rule in name][:1])
+        )
+        texts.append(repr(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
+    return f"{estimator.__name__} got unexpected keyword arguments: {', '.join(texts)}."
 
 
 def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
@@ -85,15 +104,22 @@ def _is_device(value: Any) -> bool:
     if value == "auto":
         return True
     try:
-        torch.device(value)
+        kind = torch.device(value).type
     except (RuntimeError, TypeError):
         return False
-    return True
+    return kind != "cuda" or torch.cuda.is_available()
 
 
 RULES: dict[str, tuple[Check, str]] = {
     "depth": (lambda value: _is_whole(value, 0, 6), "a whole number from 0 to 6"),
     "filters": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
+    "module": (callable, "a class or function that makes a torch.nn.Module, or an instance of one"),
+    "criterion": (callable, "a class of losses such as torch.nn.CrossEntropyLoss, or an instance of one"),
+    "optimizer": (callable, "a class of optimizers such as torch.optim.Adam"),
+    "callbacks": (
+        lambda value: value is None or isinstance(value, list | tuple) or value == "disable",
+        'None, "disable", or a list of callbacks',
+    ),
     "classes": (_is_classes, "None or a list of at least 2 distinct labels"),
     "scaling": (_is_scaling, '"dataset", "image", "minmax", a pair (mean, std) with std > 0, or None'),
     "patch_size": (
@@ -125,5 +151,5 @@ RULES: dict[str, tuple[Check, str]] = {
         _is_split,
         "a share of the images in (0, 1), None, or a callable such as skorch.dataset.ValidSplit(5)",
     ),
-    "device": (_is_device, '"auto" or a device that torch knows, e.g. "cpu", "cuda:0", "mps"'),
+    "device": (_is_device, '"auto" or a device that this machine has, such as "cpu" or, with a GPU, "cuda:0"'),
 }

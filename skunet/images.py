@@ -1,5 +1,6 @@
 """The door: what users hold becomes images (C, *S), and results go back in the container they came in."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,10 +89,22 @@ def open_images(
         found = images[0].shape[0] if n_extra else 1
         if found != n_channels:
             raise ValueError(
-                f"X has {found} channels, but UNetSegmenter is expecting {n_channels} channels as fitted "
+                f"X has {found} channel(s), but UNetSegmenter is expecting {n_channels} as fitted "
                 f"(got shape {_shape_text(container)}). {_channel_hint(container, n_channels, spatial_ndim)}"
             )
+        _warn_of_one_colour_image(container, n_extra)
     return images
+
+
+def _warn_of_one_colour_image(container: Container, n_extra: int) -> None:
+    if n_extra == 0 and container.shape is not None and container.shape[-1] in (3, 4):
+        n_images, *size = container.shape
+        warnings.warn(
+            f"X of shape {container.shape} is taken for {n_images} images of {' x '.join(map(str, size))} pixels. "
+            "If it is one colour image: the segmenter was fitted on images without colour.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _shape_text(container: Container) -> str:

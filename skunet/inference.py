@@ -91,6 +91,12 @@ class Inference:
                 f"module must give one map of logits per class, (N, {self.n_classes}, ...); "
                 f"got shape {tuple(logits.shape)}. It is called with n_classes={self.n_classes}."
             )
+        expected = [self.geometry.output_size(n) for n in images.shape[2:]]
+        if list(logits.shape[2:]) != expected:
+            raise ValueError(
+                f"module must keep the size of its input: from {tuple(images.shape[2:])} pixels came "
+                f"{tuple(logits.shape[2:])}. Pad its convolutions."
+            )
         return logits
 
 

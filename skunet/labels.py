@@ -126,6 +126,8 @@ def learn_codec(
     codec = LabelCodec(_expected(classes, dtype, found), ignore_label)
     for index, mask in enumerate(masks):
         _check_values(mask, index, codec, is_listed=classes is not None)
+    if classes is None:
+        _check_union(masks, dtype)
     _check_number(codec.classes, is_listed=classes is not None)
     pixels = np.zeros(len(codec.classes), dtype=np.int64)
     for mask in masks:
@@ -145,15 +147,28 @@ def _expected(classes: Iterable[Any] | None, dtype: np.dtype[Any], found: np.nda
     return cast if np.array_equal(cast, listed) else listed
 
 
+def _check_union(masks: Sequence[LabelCounts], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError if the masks together look blurred: in a small one, few of the values occur."""
+    values = np.concatenate([mask.values.astype(dtype) for mask in masks])
+    together, places = np.unique(values, return_inverse=True)
+    counts = np.bincount(places, weights=np.concatenate([mask.counts for mask in masks]))
+    if LabelCounts(together, counts, dtype).is_soft_edged:
+        raise ValueError(_blurred_message("The masks together have", len(together)))
+
+
+def _blurred_message(who_has: str, n_values: int) -> str:
+    return (
+        f"{who_has} {n_values} values; was it saved as JPEG or resized with interpolation? "
+        "Masks must hold one label per class. Threshold a soft mask, e.g. (y > 127); turn object ids into "
+        "a mask with (y > 0); or list the labels that you mean in classes=."
+    )
+
+
 def _check_values(mask: LabelCounts, index: int, codec: "LabelCodec", *, is_listed: bool) -> None:
     is_unlisted = ~np.isin(mask.values, codec.known())
     is_soft = mask.is_soft_edged or (not is_listed and len(mask.values) > MAX_VALUES_PER_MASK)
     if is_soft and (is_unlisted.any() or not is_listed):
-        raise ValueError(
-            f"mask {index} has {len(mask.values)} values; was it saved as JPEG or resized with interpolation? "
-            "Masks must hold one label per class. Threshold a soft mask, e.g. (y > 127); turn object ids into "
-            "a mask with (y > 0); or list the labels that you mean in classes=."
-        )
+        raise ValueError(_blurred_message(f"mask {index} has", len(mask.values)))
     if is_unlisted.any():
         raise ValueError(
             f"y must hold only labels listed in classes={codec.classes.tolist()}; mask {index} holds "

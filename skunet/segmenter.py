@@ -10,7 +10,7 @@ from skorch.utils import is_dataset
 from torch.utils.data import DataLoader
 
 from skunet.containers import open_container, open_pairs
-from skunet.hyperparameters import check_hyperparameters
+from skunet.hyperparameters import check_hyperparameters, unknown_message
 from skunet.image_dataset import ImageDataset
 from skunet.interruption import is_in_search, is_raised_by_statement
 from skunet.losses import CrossEntropyDiceLoss
@@ -158,7 +158,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     ) -> None:
         unknown = [name for name in kwargs if "__" not in name and not name.endswith("_") and name != "history"]
         if unknown:
-            raise TypeError(f"{type(self).__name__} got unexpected keyword arguments: {', '.join(sorted(unknown))}.")
+            raise TypeError(unknown_message(type(self), unknown))
         self.depth = depth
         self.filters = filters
         self.classes = classes
@@ -351,6 +351,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             In 0..1.
         """
         masks = open_pairs(X)[1] if is_dataset(X) and y is None else open_container(y, "y")
+        if len(X) != len(masks):
+            raise ValueError(f"X and y must have the same number of images; got {len(X)} images, {len(masks)} masks.")
         truth = [masks[index] for index in range(len(masks))]
         predicted = list(self.predict(X))
         return float(iou_score(truth, predicted, ignore_label=self.ignore_label, sample_weight=sample_weight))

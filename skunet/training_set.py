@@ -143,7 +143,7 @@ def _open_both(X: Any, y: Any) -> tuple[Container, Container]:
     if len(images) != len(masks):
         raise ValueError(
             f"X and y must have the same number of images; got {len(images)} images and {len(masks)} masks. "
-            "Pass one image alone as X[None], y[None]."
+            "Each image needs its mask; one image alone is X[None] with y[None]."
         )
     return images, masks
 
@@ -157,14 +157,22 @@ def _check_rank(images: Container, masks: Container, fitted: int | None) -> int:
         )
     if fitted is not None and rank != fitted:
         raise ValueError(f"Masks must have {fitted} axes, as fitted; got {rank}. Fit again for another rank.")
-    has_flat_axis = images.shape is not None and masks.shape is not None and rank == 3
-    if has_flat_axis and images.shape[-1:] == masks.shape[-1:] == (1,) and images.item_ndim() == 3:  # type: ignore[index]
-        warnings.warn(
-            "X and y of shape (N, H, W, 1) are taken for volumes of width 1. For 2-D images pass y[..., 0].",
-            UserWarning,
-            stacklevel=4,
-        )
+    if images.shape is not None and images.shape == masks.shape and rank == 3:
+        _warn_of_flat_volumes(images.shape)
     return rank
+
+
+def _warn_of_flat_volumes(shape: tuple[int, ...]) -> None:
+    """Warn where the shapes settle for volumes, but an axis looks like channels."""
+    if shape[1] != 1 and shape[-1] not in (1, 3, 4):
+        return
+    is_last = shape[-1] in (1, 3, 4)
+    warnings.warn(
+        f"X and y of shape {shape} are taken for volumes of {f'width {shape[-1]}' if is_last else 'depth 1'}. "
+        f"For 2-D images pass masks without a channel axis, {'y[..., 0]' if is_last else 'and X[:, 0], y[:, 0]'}.",
+        UserWarning,
+        stacklevel=6,
+    )
 
 
 def _check_flat_masks(images: Container, masks: Container) -> None:
@@ -205,6 +213,8 @@ def _check_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
         hint = "Channels come last in arrays: pass np.moveaxis(X, 1, -1), or image by image np.moveaxis(image, 0, -1)."
     if image.shape[:-1] == mask.shape:
         hint = "Channels come first in tensors: pass X.movedim(-1, 1)."
+    if mask.shape[:-1] == size[:-1] and mask.shape[-1:] != (1,):
+        hint = "Of one map per class make labels: pass y.argmax(axis=-1)."
     if mask.shape[:-1] == size[:-1] and mask.shape[-1:] == (1,):
         hint = "For 2-D images pass y[..., 0]."
     raise ValueError(

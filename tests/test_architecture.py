@@ -79,7 +79,7 @@ def test_every_parameter_has_a_rule_or_belongs_to_skorch():
     from skunet.hyperparameters import RULES
 
     of_skorch = {
-        "module", "criterion", "optimizer", "iterator_train", "iterator_valid", "dataset", "callbacks", "verbose",
+        "iterator_train", "iterator_valid", "dataset", "verbose",
         "predict_nonlinearity", "warm_start", "compile", "use_caching", "torch_load_kwargs",
     }  # fmt: skip
     assert set(RULES) | of_skorch == set(UNetSegmenter().get_params(deep=False))

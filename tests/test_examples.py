@@ -52,7 +52,7 @@ def test_cells_are_segmented_better_than_by_the_baselines(tmp_path):
     found = scores(done.stdout)
     assert found["U-Net"] > 0.85
     assert found["majority class"] < found["Otsu threshold"] < 0.75
-    assert "24 images to train on; the last 6 are held out" in done.stdout
+    assert "30 images: 24 for fit, which validates on a fifth of them; the last 6 to test on" in done.stdout
     assert "predicts the same labels" in done.stdout
     assert iio.imread(tmp_path / "first_segmentation" / "overview.png").shape == (4 * 296, 3 * 296)
 
@@ -61,7 +61,7 @@ def test_cells_are_segmented_better_than_by_the_baselines(tmp_path):
 def test_folders_are_paired_trained_on_and_predicted_in_their_values(tmp_path, values, suffix):
     trained = run(tmp_path, *write_pairs(tmp_path, values), "--output", "run", *TINY)
     assert trained.returncode == 0, trained.stderr
-    assert "4 images to train on; the last 1 are held out" in trained.stdout
+    assert "5 images: 4 for fit" in trained.stdout
     assert "1 images have no mask (lonely_image.png) and 1 masks have no image (lonely_mask.tif)" in trained.stderr
     assert set(scores(trained.stdout)) == {"U-Net", "majority class", "Otsu threshold"}
     assert "predicts the same labels" in trained.stdout
@@ -81,7 +81,7 @@ def test_folders_are_paired_trained_on_and_predicted_in_their_values(tmp_path, v
     [
         (["--images", "nowhere", "--masks", "."], "error: there is no folder nowhere"),
         (["--images", "."], "error: --images and --masks go together"),
-        (["--predict", "."], "error: --predict needs --out"),
+        (["--predict", "."], "error: --predict and --out"),
         (["--images", ".", "--masks", "."], "error: The folder must hold image files"),
         (["--predict", ".", "--out", "found", "--model", "no.joblib"], "error: [Errno 2] No such file or directory: "),
     ],

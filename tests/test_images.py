@@ -63,7 +63,7 @@ def test_channels_unlike_those_fitted_raise_with_the_remedy():
         opened(np.zeros((2, 3, 8, 9)), n_channels=3)
     with pytest.raises(ValueError, match=r"X\[None\]"):
         opened(np.zeros((8, 9, 3)), n_channels=3)
-    with pytest.raises(ValueError, match="X has 2 channels, but UNetSegmenter is expecting 3"):
+    with pytest.raises(ValueError, match=r"X has 2 channel\(s\), but UNetSegmenter is expecting 3"):
         opened(np.zeros((2, 8, 9, 2)), n_channels=3)
 
 

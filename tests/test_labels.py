@@ -98,6 +98,15 @@ def test_soft_edges_raise_with_the_number_of_values():
         learn(soft, classes=[0, 255])
 
 
+def test_soft_edges_show_in_many_small_masks_together():
+    rng = np.random.default_rng(0)
+    masks = [np.where(rng.random((16, 16)) < 0.5, 0, 255) for _ in range(8)]
+    for mask in masks:
+        mask[0, :3] = rng.integers(1, 255, 3)
+    with pytest.raises(ValueError, match=r"The masks together have \d+ values"):
+        learn(*masks)
+
+
 def test_many_values_raise_unless_listed():
     ids = np.arange(80).reshape(8, 10)
     with pytest.raises(ValueError, match="mask 0 has 80 values"):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from conftest import real_data
 from sklearn.model_selection import GroupKFold, cross_val_score
+from skorch.callbacks import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from skunet import UNetSegmenter
 from skunet.files import pair_files
@@ -28,14 +30,14 @@ def test_membranes_of_isbi_2012():
 
 
 def dice_per_image(segmenter, X, y):
-    return per_image(dice_score, y, segmenter.predict(X), labels=[255], average=None).mean()
+    return per_image(dice_score, y, segmenter.predict(X), labels=[0, 255], average=None)[:, 1].mean()
 
 
 def test_cars_unseen_in_training():
     paired = pair_files(real_data("carvana96", "images"), real_data("carvana96", "masks"))
     X, y = read_all(paired.images)[:, ::4, ::4], read_all(paired.masks)[:, ::4, ::4]  # 160 x 240
     cars = [path.name.split("_")[0] for path in paired.images]
-    segmenter = UNetSegmenter(filters=16, max_epochs=8, random_state=0)
+    segmenter = UNetSegmenter(filters=16, scaling="image", max_epochs=20, random_state=0)
     scores = cross_val_score(
         segmenter, X, y, groups=cars, cv=GroupKFold(3), scoring=dice_per_image, error_score="raise"
     )
@@ -46,13 +48,20 @@ def test_microtubules_from_one_volume_to_the_other():
     volumes = np.load(real_data("microtubules3d.npz"))
     X, y = [[volumes[f"{name}_{i}"] for i in (0, 1)] for name in "xy"]  # 32 and 24 planes
     for train, test in [(0, 1), (1, 0)]:
+        # One volume leaves none to validate on: a learning rate that ends at 0 settles the last weights instead.
         segmenter = UNetSegmenter(
-            depth=3, filters=16, patch_size=(24, 64, 64), batch_size=2, max_epochs=4, random_state=0
+            depth=3,
+            filters=16,
+            patch_size=(24, 64, 64),
+            batch_size=2,
+            max_epochs=50,
+            callbacks=[LRScheduler(policy=CosineAnnealingLR, T_max=50)],
+            random_state=0,
         )
         segmenter.fit([X[train]], [y[train]])
         (predicted,) = segmenter.predict([X[test]])
         assert predicted.shape == y[test].shape
-        assert dice_score(y[test], predicted) > dice_score(y[test], np.zeros_like(predicted)) + 0.2
+        assert dice_score(y[test], predicted, average=None)[1] > 0.55  # 0 if none is found
 
 
 def test_road_scenes_with_void_ignored():

@@ -321,7 +321,7 @@ def test_predict_checks_channels_and_rank(cells, fitted):
     X, _ = cells
     for bad, message in [
         (X[0], r"X\[None\]"),
-        (np.repeat(X[..., None], 3, axis=-1), "X has 3 channels, but UNetSegmenter is expecting 1"),
+        (np.repeat(X[..., None], 3, axis=-1), r"X has 3 channel\(s\), but UNetSegmenter is expecting 1"),
         (X[:, None], "np.moveaxis|channels"),
         (np.zeros((2, 3, 4, 5, 6)), "as fitted"),
         ([], "at least one image"),
@@ -437,6 +437,10 @@ def test_half_precision_learns_nearly_the_same(cells, precision):
         ({"classes": [1]}, "classes must be None or a list of at least 2"),
         ({"random_state": "abc"}, "random_state must be"),
         ({"device": "tpu9"}, "device must be"),
+        ({"optimizer": "adam"}, "optimizer must be a class of optimizers such as torch.optim.Adam; got 'adam'"),
+        ({"module": "unet"}, "module must be"),
+        ({"criterion": "dice"}, "criterion must be"),
+        ({"callbacks": print}, "callbacks must be"),
     ],
 )
 def test_bad_parameters_are_stored_and_named_at_fit(cells, parameters, message):
@@ -446,8 +450,28 @@ def test_bad_parameters_are_stored_and_named_at_fit(cells, parameters, message):
 
 
 def test_unknown_parameters_raise_at_once():
-    with pytest.raises(TypeError, match="unexpected keyword arguments: dept"):
-        UNetSegmenter(dept=3)
+    with pytest.raises(TypeError, match=r"'dept' \(did you mean 'depth'\?\), 'n_filters' \(did you mean 'filters'"):
+        UNetSegmenter(dept=3, n_filters=4)
+
+
+def test_a_loss_that_is_not_finite_raises(cells):
+    with pytest.raises(RuntimeError, match=r"Training diverged: the loss is .* Lower lr \(now 1e\+30\)"):
+        make_segmenter(lr=1e30, max_epochs=5).fit(*cells)
+
+
+def test_score_counts_before_it_predicts(cells, fitted):
+    with pytest.raises(ValueError, match="same number of images; got 12 images, 2 masks"):
+        fitted.score(cells[0], cells[1][:2])
+
+
+def test_one_colour_image_for_a_segmenter_without_colour_warns(fitted):
+    with pytest.warns(UserWarning, match="taken for 8 images of 9 x 3 pixels"):
+        fitted.predict(np.zeros((8, 9, 3), np.uint8))
+
+
+def test_modules_that_shrink_images_raise(cells):
+    with pytest.raises(ValueError, match="module must keep the size"):
+        make_segmenter(module=lambda in_channels, n_classes: nn.Conv2d(in_channels, n_classes, 3)).fit(*cells)
 
 
 def test_rare_classes_are_pointed_out(cells):
@@ -469,3 +493,16 @@ def test_a_fifth_is_held_out_and_too_few_images_are_not_an_error(cells, capsys):
     segmenter = make_segmenter(train_split=None).fit(X, y)
     assert "valid_iou" not in segmenter.history[-1]
     assert make_segmenter().fit(X[:1], y[:1]).predict(X[:1]).shape == X[:1].shape
+
+
+def test_labels_are_made_tile_by_tile(cells, fitted, monkeypatch):
+    X, _ = cells
+    segmenter = pickle.loads(pickle.dumps(fitted)).set_params(tile_size=16)
+    seen = []
+    to_labels = segmenter._to_labels
+    monkeypatch.setattr(
+        type(segmenter), "_to_labels", lambda self, logits: seen.append(logits.shape) or to_labels(logits)
+    )
+    segmenter.predict(X)
+    assert set(seen) == {(1, 2, 16, 16)}
+    assert len(seen) == 4 * len(X)

@@ -58,8 +58,20 @@ def test_shapes_that_do_not_fit_raise_with_the_remedy():
 
 
 def test_flat_volumes_warn_and_say_how_to_mean_images():
-    with pytest.warns(UserWarning, match=r"volumes of width 1. For 2-D images pass y\[\.\.\., 0\]"):
+    with pytest.warns(UserWarning, match=r"volumes of width 1\. .*y\[\.\.\., 0\]"):
         open_training_set(X[..., None], y[..., None])
+
+
+def test_colour_masks_beside_colour_images_warn():
+    colour = np.repeat(X[..., None], 3, axis=-1)
+    with pytest.warns(UserWarning, match=r"volumes of width 3.*pass masks without a channel axis, y\[\.\.\., 0\]"):
+        open_training_set(colour, np.repeat(y[..., None], 3, axis=-1))
+    with pytest.warns(UserWarning, match=r"volumes of depth 1.*X\[:, 0\], y\[:, 0\]"):
+        open_training_set(X[:, None], y[:, None])
+
+
+def test_one_map_per_class_raises_with_the_remedy():
+    raises(r"y\.argmax\(axis=-1\)", np.repeat(X[..., None], 3, axis=-1), np.stack([y, y], axis=-1))
 
 
 def test_bad_pixels_raise_with_the_index():
@@ -77,7 +89,7 @@ def test_y_is_required():
 
 
 def test_what_was_fitted_is_held_to():
-    raises("X has 1 channels, but UNetSegmenter is expecting 3", X, y, spatial_ndim=2, n_channels=3)
+    raises(r"X has 1 channel\(s\), but UNetSegmenter is expecting 3", X, y, spatial_ndim=2, n_channels=3)
     raises("Masks must have 3 axes, as fitted; got 2", X, y, spatial_ndim=3, n_channels=1)
 
 
