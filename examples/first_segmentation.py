@@ -34,10 +34,8 @@ def main():
     n_train = len(X) - max(1, len(X) // 5)
     if n_train < 1:
         raise ValueError("At least 2 images with masks are needed; got 1. Is it the --mask-suffix?")
-    print(
     n_test = len(X) - n_train
     print(f"{len(X)} images: {n_train} for fit, which validates on a fifth of them; the last {n_test} to test on")
-    )
 
     segmenter = UNetSegmenter(
         depth=options.depth,

@@ -87,8 +87,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
-        Parameters of components, e.g. `module__normalization="instance"`, `optimizer__weight_decay=1e-2`,
-        `iterator_train__num_workers=2`, `callbacks__early_stopping__patience=5`.
+        Parameters of components, e.g. `module__normalization="instance"` (see `UNet` for all),
+        `optimizer__weight_decay=1e-2`, `iterator_train__num_workers=2`, `callbacks__early_stopping__patience=5`.
 
     Attributes
     ----------
@@ -100,9 +100,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     spatial_ndim_ : int
         2 for images, 3 for volumes.
     n_iter_ : int
-        Epochs trained.
+        Epochs trained, those of `partial_fit` included.
     history_ : skorch.history.History
-        A record per epoch: `train_loss`, `valid_loss`, `valid_iou`, `dur` in seconds.
+        A record per epoch: `train_loss`, `valid_loss`, `valid_iou`, `dur` in seconds; also as `history`.
     module_ : torch.nn.Module
         The network.
     seed_ : int

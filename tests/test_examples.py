@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,15 @@ def write_pairs(folder, values, n_pairs=5):
     iio.imwrite(folder / "images" / "lonely_image.png", X[0])
     write_mask(folder / "masks" / "lonely_mask.tif", y[0])
     return "--images", folder / "images", "--masks", folder / "masks", "--mask-suffix", "_mask"
+
+
+def test_the_first_code_of_the_readme_runs(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["labels"].shape == (4, 64, 64)
+    assert float(capsys.readouterr().out.split("mean IoU")[-1]) > 0.6
 
 
 def scores(output):
