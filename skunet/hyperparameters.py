@@ -1,6 +1,6 @@
 """The ranges of the hyperparameters, checked once at the start of fit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["check_hyperparameters", "unknown_message"]
+__all__ = ["check_hyperparameters", "check_keywords"]
 
 Check = Callable[[Any], bool]
 
@@ -37,22 +37,25 @@ def check_hyperparameters(parameters: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {rule}; got {parameters[name]!r}.")
 
 
-def unknown_message(estimator: type, names: Sequence[str]) -> str:
-    """Return the message for keyword arguments that a constructor does not have, with what may be meant.
+def check_keywords(estimator: type, keywords: Iterable[str]) -> None:
+    """Raise TypeError for keyword arguments that are neither parameters nor `component__parameter`.
 
     Examples
     --------
-    >>> unknown_message(dict, ["dept"])
-    "dict got unexpected keyword arguments: 'dept' (did you mean 'depth'?)."
+    >>> check_keywords(dict, ["dept", "module__dropout"])
+    Traceback (most recent call last):
+    TypeError: dict got unexpected keyword arguments: 'dept' (did you mean 'depth'?).
     """
-    texts = []
-    for name in sorted(names):
-        close = (
-            get_close_matches(name, [*RULES, "verbose", "warm_start", "compile"], n=1)
-            or ([rule for rule in RULES if rule in name][:1])
-        )
-        texts.append(repr(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
-    return f"{estimator.__name__} got unexpected keyword arguments: {', '.join(texts)}."
+    # skorch hands over its own state under names that end in "_" and as "history".
+    unknown = [name for name in keywords if "__" not in name and not name.endswith("_") and name != "history"]
+    if unknown:
+        texts = ", ".join(repr(name) + _suggestion(name) for name in sorted(unknown))
+        raise TypeError(f"{estimator.__name__} got unexpected keyword arguments: {texts}.")
+
+
+def _suggestion(name: str) -> str:
+    similar = get_close_matches(name, list(RULES), n=1) or [rule for rule in RULES if rule in name]
+    return f" (did you mean {similar[0]!r}?)" if similar else ""
 
 
 def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:

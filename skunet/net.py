@@ -150,6 +150,9 @@ class SegmentationNet(ImageBatching):
                 "Call fit, partial_fit or load_params first."
             )
 
+    def _is_trained(self) -> bool:
+        return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
+
     def _learn(self, data: TrainingSet) -> None:
         """Take from the data what the network must know before it is built."""
         warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)

@@ -10,7 +10,7 @@ from skorch.utils import is_dataset
 from torch.utils.data import DataLoader
 
 from skunet.containers import open_container, open_pairs
-from skunet.hyperparameters import check_hyperparameters, unknown_message
+from skunet.hyperparameters import check_hyperparameters, check_keywords
 from skunet.image_dataset import ImageDataset
 from skunet.interruption import is_in_search, is_raised_by_statement
 from skunet.losses import CrossEntropyDiceLoss
@@ -156,9 +156,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         torch_load_kwargs: Any = None,
         **kwargs: Any,
     ) -> None:
-        unknown = [name for name in kwargs if "__" not in name and not name.endswith("_") and name != "history"]
-        if unknown:
-            raise TypeError(unknown_message(type(self), unknown))
+        check_keywords(type(self), kwargs)
         self.depth = depth
         self.filters = filters
         self.classes = classes
@@ -191,8 +189,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             torch_load_kwargs=torch_load_kwargs,
             **kwargs,
         )
-
-    # ---- fit
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None, sample_weight: Any = None, **fit_params: Any) -> Self:
         """Train the network on images and their masks.
@@ -262,9 +258,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
         return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
 
-    def _is_trained(self) -> bool:
-        return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
-
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
         self._learn(data)
         self._build(is_fresh=is_fresh)
@@ -291,8 +284,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             UserWarning,
             stacklevel=4,
         )
-
-    # ---- predict
 
     def predict(self, X: Any) -> Any:
         """Return the most probable label of each pixel.
