@@ -21,7 +21,7 @@ from skunet.patches import (
     count_patches,
     group_equal_sizes,
 )
-from skunet.scaling import fit_scaling
+from skunet.scaling import check_scaling, fit_scaling
 from skunet.tiling import AUTO_WHOLE
 from skunet.training_set import TrainingSet, open_training_set
 
@@ -42,7 +42,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Open what the user gave to fit; after the first fit rank, channels and labels must be the same."""
         if self.dataset is not ImageDataset and not is_dataset(X):
             X, y = self.get_dataset(X, y), None
-        return open_training_set(
+        data = open_training_set(
             X,
             y,
             classes=classes if is_fresh else self.classes_,
@@ -52,6 +52,8 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             spatial_ndim=None if is_fresh else self.spatial_ndim_,
             n_channels=None if is_fresh else self.n_channels_in_,
         )
+        check_scaling(self.scaling, data.n_channels)
+        return data
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
         """Return opened images as they are; open what a user hands to `forward` or `forward_iter`."""

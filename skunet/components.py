@@ -15,8 +15,9 @@ __all__ = ["accepted", "class_weights", "criterion_arguments", "weighted_loss"]
 
 
 def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a class or factory names in its signature."""
-    return {name: value for name, value in arguments.items() if name in inspect.signature(component).parameters}
+    """Return the arguments that a class or factory names in its signature and that a partial leaves open."""
+    names = set(inspect.signature(component).parameters) - set(getattr(component, "keywords", {}))
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCodec, counts: np.ndarray) -> Any:
@@ -61,6 +62,8 @@ def criterion_arguments(criterion: Any, weights: list[float] | None) -> dict[str
         If there are class weights and the criterion takes none.
     """
     if isinstance(criterion, nn.Module):
+        if weights is not None:
+            raise ValueError("class_weight must be None where criterion is an instance. Give the instance its weights.")
         return {}
     tensor = None if weights is None else torch.tensor(weights)
     arguments = accepted(criterion, {"class_weight": tensor, "weight": tensor, "ignore_index": -1})
@@ -80,6 +83,9 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
     ValueError
         If there are weights and the criterion can take none.
     """
+    ignore_index = getattr(criterion, "ignore_index", -1)
+    if ignore_index != -1:  # an instance that the user made
+        target = target.masked_fill(target == -1, ignore_index)
     if weights is None:
         return torch.as_tensor(criterion(logits, target))
     if "sample_weight" in inspect.signature(criterion.forward).parameters:
@@ -93,5 +99,5 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
     unreduced.reduction = "none"  # type: ignore[assignment]  # torch declares it a str where it exists
     losses = unreduced(logits, target)  # (B, *S)
     weights = weights.reshape(weights.shape + (1,) * (losses.ndim - weights.ndim)).expand_as(losses)
-    counted = weights * (target != -1)
+    counted = weights * (target != ignore_index)
     return torch.as_tensor((losses * counted).sum() / counted.sum().clamp_min(torch.finfo(losses.dtype).tiny))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -112,7 +113,10 @@ class Container:
         """Return the items so that an array of positions can index them."""
         if not isinstance(self.items, list | PickedItems):
             return self.items
-        if self.shape is not None:
+        if self.shape is not None and isinstance(self.items, PickedItems):
+            picked = self.items
+            if isinstance(picked.items, np.ndarray | Tensor):
+                return picked.items[picked.indices]
             return np.stack([self[index] for index in range(len(self))])
         items = np.empty(len(self.items), dtype=object)
         for index in range(len(self.items)):  # one by one: arrays of equal size would be taken apart
@@ -169,8 +173,8 @@ def _open_known(data: Any, name: str) -> Container:
 def _open_object_array(data: np.ndarray, name: str) -> Container:
     if data.ndim == 1:
         return _open_items(data.tolist(), name, "object_array")
-    try:  # a stack of Python numbers
-        return _open_known(data.astype(np.float64), name)
+    try:  # a stack of Python numbers, or of labels
+        return _open_known(np.array(data.tolist()) if name == "y" else data.astype(np.float64), name)
     except (TypeError, ValueError) as error:
         raise TypeError(f"argument {name} must hold numbers; got an array of dtype {data.dtype}: {error}") from error
 
@@ -185,13 +189,22 @@ def _open_items(items: list[Any], name: str, kind: Kind) -> Container:
             f"{name} must be {RULES[name]}; item 0 of the list has shape {np.shape(items[0])}. "
             "Reshape your data: one image alone is a list of one, [image]."
         )
-    return Container(name, kind, items, np.asarray)
+    return Container(name, kind, items, _to_labels if name == "y" else np.asarray)
+
+
+def _to_labels(item: Any) -> np.ndarray:
+    """Return a mask as an array of one dtype, also where it holds Python objects."""
+    mask = np.asarray(item)
+    return np.array(mask.tolist()) if mask.dtype.kind == "O" else mask
 
 
 def _to_array(item: Any) -> np.ndarray:
     """Return a tensor, or the first of an (image, mask) pair, as an array."""
     item = item[0] if isinstance(item, tuple | list) else item
-    return item.detach().cpu().numpy() if isinstance(item, Tensor) else np.asarray(item)
+    if not isinstance(item, Tensor):
+        return np.asarray(item)
+    item = item.float() if item.dtype == torch.bfloat16 else item
+    return np.asarray(item.detach().cpu())
 
 
 class PairColumn(Sequence[Any]):

@@ -180,7 +180,6 @@ def as_tensor(array: np.ndarray) -> Tensor:
     kind, size = array.dtype.kind, array.dtype.itemsize
     wider: dict[tuple[str, int], Any] = {
         ("b", 1): np.uint8,
-        ("u", 2): np.int32,
         ("u", 4): np.int64,
         ("u", 8): np.float64,
         ("f", 16): np.float64,

@@ -64,7 +64,7 @@ class Inference:
             _warn_of_blending()
         return predict_tiles(
             images,
-            lambda tile: self._forward(scale(tile.to(self.device), constants), fit_params),
+            lambda tile: self._forward(scale(tile, constants, device=self.device), fit_params),
             tile_size=tile_size,
             geometry=self.geometry,
         )

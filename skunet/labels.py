@@ -31,6 +31,13 @@ class LabelCounts:
     counts: np.ndarray
     dtype: np.dtype[Any]
 
+    def without(self, ignore_label: Any) -> "LabelCounts":
+        """Return the counts of all other labels."""
+        if ignore_label is None:
+            return self
+        is_kept = self.values != ignore_label
+        return LabelCounts(self.values[is_kept], self.counts[is_kept], self.dtype)
+
     @property
     def is_soft_edged(self) -> bool:
         """Whether the mask looks like a two-class mask with blurred edges."""
@@ -38,7 +45,9 @@ class LabelCounts:
             return False
         ends, inner = self.counts[[0, -1]], self.counts[1:-1]
         is_polar = ends.sum() >= SOFT_ENDS_SHARE * self.counts.sum() and ends.min() > inner.max()
-        return bool(is_polar)
+        # Labels 0, 1, 2, ... without gaps are classes, as long as they are few.
+        is_gapped = self.values[-1] - self.values[0] >= 2.0 * (len(self.values) - 1)
+        return bool(is_polar and (is_gapped or len(self.values) > MAX_VALUES_PER_MASK))
 
 
 def count_labels(mask: np.ndarray, name: str) -> LabelCounts:
@@ -121,9 +130,10 @@ def learn_codec(
         mask looks like its edges were blurred.
     """
     dtype = np.result_type(*{counts.dtype for counts in masks})
+    masks = [mask.without(ignore_label) for mask in masks]
     found = np.unique(np.concatenate([counts.values.astype(dtype) for counts in masks]))
-    found = found[found != ignore_label] if ignore_label is not None else found
-    codec = LabelCodec(_expected(classes, dtype, found), ignore_label)
+    expected = _expected(classes, dtype, found)
+    codec = LabelCodec(expected if ignore_label is None else expected[expected != ignore_label], ignore_label)
     for index, mask in enumerate(masks):
         _check_values(mask, index, codec, is_listed=classes is not None)
     if classes is None:
@@ -274,6 +284,8 @@ class LabelCodec:
         """Return masks as a tensor of labels: class indices where the labels are no numbers."""
         if not self.has_numbers:
             return torch.as_tensor(self.encode(masks))
+        if masks.dtype.kind == "O":
+            masks = masks.astype(self.classes.dtype)
         if masks.dtype.kind == "u" and masks.dtype.itemsize > 1:
             masks = masks.astype(np.int64)  # torch computes little in wide unsigned types
         return torch.as_tensor(np.ascontiguousarray(masks))

@@ -115,25 +115,37 @@ class SegmentationNet(ImageBatching):
         """Build the network from the seed; an instance that was given is taken as it is."""
         with seeded_torch(self.seed_, *WEIGHTS):
             super().initialize_module()
+        self._set_layout()
+        self.built_with_ = self.get_params_for("module")
+        self.size_multiple_ = 2**self.depth
+        self.is_trained_ = False
+        return self
+
+    def initialize_criterion(self) -> Any:
+        """Build the criterion, with class weights where the classes are known."""
+        super().initialize_criterion()
+        self.criterion_class_weight_ = self.class_weight if hasattr(self, "codec_") else None
+        return self
+
+    def _set_layout(self) -> None:
         # Convolutions of channels-last images repack weights of any other layout at each call. LBFGS, though,
         # lays gradients out flat without a copy.
         if self.module_ is not self.module and self.optimizer is not torch.optim.LBFGS:
             self.module_.to(memory_format=channels_last(getattr(self, "spatial_ndim_", 2)))
-        self.built_with_ = self.get_params_for("module")
-        self.is_trained_ = False
-        return self
 
     def save_params(self, *args: Any, use_safetensors: bool = False, **kwargs: Any) -> None:
         """Save weights, optimizer or history to files; see `skorch.NeuralNet.save_params`."""
         if use_safetensors:  # it takes no channels-last tensors
             self.module_.to(memory_format=torch.contiguous_format)
         super().save_params(*args, use_safetensors=use_safetensors, **kwargs)
+        self._set_layout()
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
         """Load weights, optimizer or history from files; see `skorch.NeuralNet.load_params`."""
         with self._resolved_device():
             super().load_params(*args, **kwargs)
-        self.is_trained_ = True
+        if kwargs.get("f_params") or kwargs.get("checkpoint") or args:
+            self.is_trained_ = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         device = state["device"]
@@ -153,11 +165,12 @@ class SegmentationNet(ImageBatching):
     def _is_trained(self) -> bool:
         return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
 
-    def _learn(self, data: TrainingSet) -> None:
+    def _learn(self, data: TrainingSet, *, is_fresh: bool) -> None:
         """Take from the data what the network must know before it is built."""
         warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
-        self.codec_ = data.codec
-        self.classes_ = data.codec.classes
+        if is_fresh or not hasattr(self, "codec_"):
+            self.codec_ = data.codec
+            self.classes_ = data.codec.classes
         self.class_counts_ = data.class_counts
         self.n_channels_in_ = data.n_channels
         self.spatial_ndim_ = data.images.spatial_ndim
@@ -176,8 +189,8 @@ class SegmentationNet(ImageBatching):
             )
             self._initialize_criterion("Building the criterion anew.")
             self._initialize_optimizer("Building the optimizer anew.")
-        elif not hasattr(self, "scaling_constants_") and self.class_weight is not None:
-            self._initialize_criterion("Building the criterion anew, since the classes are known now.")
+        elif self.class_weight != self.criterion_class_weight_:
+            self._initialize_criterion("Building the criterion anew, since class_weight or the classes changed.")
         if not hasattr(self, "scaling_constants_"):
             self.fitted_scaling_ = self.scaling
         self._place_network()
@@ -189,7 +202,7 @@ class SegmentationNet(ImageBatching):
         """Epochs trained."""
         if self.history_ is None:
             raise AttributeError("n_iter_ is there after fit.")
-        return sum("train_loss" in row for row in self.history_)
+        return sum("train_batch_count" in row for row in self.history_)
 
     # ---- steps
 
@@ -202,6 +215,8 @@ class SegmentationNet(ImageBatching):
             logits = self.infer(inputs, **fit_params)
             loss = self.get_loss(logits, labels, X=inputs, training=True)
         self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        if self.scaler_.is_enabled():
+            self.scaler_.unscale_(self.optimizer_)  # callbacks that clip gradients see their true size
         return {"loss": loss, "y_pred": logits}
 
     def _step_optimizer(self, step_fn: Any) -> None:
@@ -240,15 +255,20 @@ class SegmentationNet(ImageBatching):
         )
 
     def _geometry(self) -> Geometry:
-        return geometry_of(self.module_, size_multiple=2**self.depth)
+        return geometry_of(self.module_, size_multiple=self.size_multiple_)
 
     def _place_network(self) -> None:
         """Move the network to where `device` says at this moment, and note the precision."""
         with self._resolved_device():
             self.precision_ = resolve_precision(self.precision, self.device_)
+        device = torch.empty(0, device=self.device_).device  # with its index
         parameter = next(self.module_.parameters(), None)
-        if parameter is not None and parameter.device.type != torch.device(self.device_).type:
-            self.module_.to(self.device_)
+        if parameter is None or parameter.device == device:
+            return
+        self.module_.to(device)
+        if isinstance(self.criterion_, nn.Module):
+            self.criterion_.to(device)
+        self.optimizer_.load_state_dict(self.optimizer_.state_dict())  # moves its state to where the weights are
 
     def _get_predict_nonlinearity(self) -> Any:
         # skorch's own "auto" takes the softmax over the last axis, which is image width.
@@ -283,6 +303,10 @@ class SegmentationNet(ImageBatching):
         with torch.inference_mode():
             for index, image in enumerate(images):
                 check_pixels(image, f"image {index}")
+                if len(image) != self.n_channels_in_:
+                    raise ValueError(
+                        f"Images must have {self.n_channels_in_} channel(s); image {index} has {len(image)}."
+                    )
                 array = results.array_for(index, image.shape[1:])
                 for window, logits in inference.tiles(as_tensor(image[None])):
                     place: tuple[Any, ...] = (..., *window)

@@ -125,10 +125,11 @@ class PatchBatches(Dataset[Any]):
         generator = make_generator(self.seed, plan.epoch, plan.batch)
         windows = [draw_window(self.data.sizes[index], self.patch_size, generator) for index in plan.indices]
         picked = list(zip(plan.indices, windows, strict=True))
-        raw = np.stack([_cut(self.data.images[index], window) for index, window in picked])  # (B, C, *S)
-        labels = np.stack([_cut(self.data.masks[index], window) for index, window in picked])  # (B, *S)
+        # Each image with its mask: a Dataset with random transforms gives both of one draw only one after the other.
+        pairs = [(_cut(self.data.images[at], window), _cut(self.data.masks[at], window)) for at, window in picked]
+        raw, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))  # (B, C, *S), (B, *S)
         constants = self.constants if self.constants.ndim == 2 else self.constants[plan.indices]
-        patches = scale(as_tensor(raw).to(self.device), torch.from_numpy(np.ascontiguousarray(constants)))
+        patches = scale(as_tensor(raw), torch.from_numpy(np.ascontiguousarray(constants)), device=self.device)
         masks = self.data.codec.to_tensor(labels).to(self.device)
         image_weights, pixel_weights = self._weights(picked)
         patches, masks, pixel_weights = augment_batch(self.augment, patches, masks, pixel_weights, generator)
@@ -239,8 +240,9 @@ class EvaluationBatches(Dataset[Any]):
         """Return images (B, C, *S), with weights where given, and labels (B, *S)."""
         if not isinstance(self.data, TrainingSet):
             return as_tensor(np.stack([self.data[index] for index in indices])), torch.zeros(len(indices))
-        images = as_tensor(np.stack([self.data.images[index] for index in indices]))  # (B, C, *S)
-        masks = self.data.codec.to_tensor(np.stack([self.data.masks[index] for index in indices]))  # (B, *S)
+        pairs = [(self.data.images[index], self.data.masks[index]) for index in indices]
+        raw, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+        images, masks = as_tensor(raw), self.data.codec.to_tensor(labels)  # (B, C, *S), (B, *S)
         if self.data.weights is None:
             return images, masks
         weights = np.stack(pick(self.data.weights, np.asarray(indices)))

@@ -55,8 +55,18 @@ def seeded_torch(seed: int, *key: int, device: str | torch.device = "cpu") -> It
 
     For layers that know only the global generator (weight initialisation, dropout).
     """
-    device = torch.device(device)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(int(_sequence(seed, key).generate_state(1, np.uint64)[0]))
+    draw = int(_sequence(seed, key).generate_state(1, np.uint64)[0])
+    # Not torch.manual_seed: it would reseed every device, also those that are not in use here.
+    generators = [(torch.default_generator.get_state, torch.default_generator.set_state)]
+    backend = {"cuda": torch.cuda, "mps": torch.mps}.get(torch.device(device).type)
+    if backend is not None:
+        generators.append((backend.get_rng_state, backend.set_rng_state))
+    states = [get_state() for get_state, _ in generators]
+    try:
+        torch.default_generator.manual_seed(draw)
+        if backend is not None:
+            backend.manual_seed(draw)
         yield
+    finally:
+        for (_, set_state), state in zip(generators, states, strict=True):
+            set_state(state)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["fit_scaling", "image_statistics", "scale"]
+__all__ = ["check_scaling", "fit_scaling", "image_statistics", "scale"]
 
 # Columns of the statistics of a channel, in this order.
 N_PIXELS, MEAN, VARIANCE, MINIMUM, MAXIMUM = range(5)
@@ -99,13 +99,15 @@ def _divisor(spread: np.ndarray, level: np.ndarray) -> np.ndarray:
     return np.where(spread > CONSTANT * np.abs(level), spread, 1.0)
 
 
-def scale(images: Tensor, constants: Tensor) -> Tensor:
+def scale(images: Tensor, constants: Tensor, *, device: str | torch.device = "cpu") -> Tensor:
     """Return images as float32, less the offset and over the divisor of each channel.
 
     Parameters
     ----------
     images : Tensor of shape (N, C, *S), any real dtype
     constants : Tensor of shape (2, C) or (N, 2, C)
+    device : str or torch.device
+        Where the result is, and is computed if float32 holds the pixels.
 
     Returns
     -------
@@ -120,7 +122,19 @@ def scale(images: Tensor, constants: Tensor) -> Tensor:
     # float32 holds 24 bits: wider pixels at a large offset lose digits if rounded before the offset is off.
     is_wide = images.dtype in (torch.int32, torch.int64, torch.float64)
     dtype = torch.float64 if is_wide else torch.float32
+    images = images if is_wide else images.to(device)  # not every device has float64
     offset, divisor = (
-        constants[..., row, :].reshape(shape).to(images.device, dtype) for row in (0, 1)
+        constants[..., row, :].reshape(shape).to(dtype).to(images.device) for row in (0, 1)
     )  # (1 or N, C, 1, 1)
-    return ((images.to(dtype) - offset) / divisor).to(torch.float32)
+    return ((images.to(dtype) - offset) / divisor).to(torch.float32).to(device)
+
+
+def check_scaling(scaling: Any, n_channels: int) -> None:
+    """Raise ValueError if given numbers are not one for all channels, or one for each."""
+    if scaling is None or isinstance(scaling, str):
+        return
+    lengths = {np.size(value) for value in scaling}
+    if not lengths <= {1, n_channels}:
+        raise ValueError(
+            f"scaling must hold one mean and std for all channels, or one for each of {n_channels}; got {scaling!r}."
+        )

@@ -259,7 +259,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
-        self._learn(data)
+        self._learn(data, is_fresh=is_fresh)
         self._build(is_fresh=is_fresh)
         dataset = ImageDataset(data)
         if data.groups is not None:
@@ -269,6 +269,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             self.fit_loop(dataset, _routing_method=method, **fit_params)
         except KeyboardInterrupt as error:
             self._stop(error)
+        except Exception:
+            self.is_trained_ = False  # nobody shall take the weights of a failed fit for trained ones
+            raise
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
 

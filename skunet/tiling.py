@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -108,7 +109,7 @@ def choose_tile_size(
         if n_pixels <= AUTO_WHOLE[len(size)]:
             return None
         tile_size = AUTO_TILE[len(size)]
-    sides = [tile_size] * len(size) if isinstance(tile_size, int) else list(tile_size)
+    sides = [int(tile_size)] * len(size) if isinstance(tile_size, int | Integral) else list(tile_size)
     chosen = tuple(_round_up(side, size_multiple) for side in sides)
     return None if all(side >= n for side, n in zip(chosen, size, strict=True)) else chosen
 
@@ -190,18 +191,18 @@ def _predict_blended(
     """Return scores of overlapping tiles, averaged with weights that fall off towards the tile's border."""
     total: Tensor | None = None
     n_outputs = [geometry.output_size(n) for n in padded.shape[2:]]
-    weights = torch.zeros(n_outputs, device=padded.device)
+    weights = torch.zeros(n_outputs)
     spans = [_overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)]
     for window in product(*spans):
         reads = [slice(span.start, span.start + geometry.input_size(span.stop - span.start)) for span in window]
         scores = _crop(forward(_cut(padded, reads)), [0] * len(size), [span.stop - span.start for span in window])
-        ramp = _ramp([span.stop - span.start for span in window]).to(padded.device)
+        ramp = _ramp([span.stop - span.start for span in window])
         if total is None:
-            total = torch.zeros((*scores.shape[:2], *n_outputs), device=padded.device)
-        _cut(total, window).add_(scores * ramp)
+            total = torch.zeros((*scores.shape[:2], *n_outputs), device=scores.device)
+        _cut(total, window).add_(scores * ramp.to(scores.device))
         weights[window] += ramp
     assert total is not None
-    return _crop(total / weights, [0] * len(size), size)
+    return _crop(total / weights.to(total.device), [0] * len(size), size)
 
 
 def _overlapping(n: int, tile: int, multiple: int) -> list[slice]:

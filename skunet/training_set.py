@@ -108,7 +108,7 @@ def open_training_set(
     rank = _check_rank(images, masks, spatial_ndim)
     _check_flat_masks(images, masks)
     opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
-    weights = _check_weights(sample_weight, len(images))
+    weights, groups = _check_weights(sample_weight, len(images)), _check_groups(groups, len(images))
     keep = _weighted_images(weights, len(images))
     if len(keep) < len(images):
         opened, masks = subset(opened, keep), pick_items(masks, keep)
@@ -126,7 +126,7 @@ def open_training_set(
         codec,
         class_counts,
         weights,
-        pick(_check_groups(groups, len(images)), keep),
+        pick(groups, keep),
     )
 
 
@@ -157,8 +157,8 @@ def _check_rank(images: Container, masks: Container, fitted: int | None) -> int:
         )
     if fitted is not None and rank != fitted:
         raise ValueError(f"Masks must have {fitted} axes, as fitted; got {rank}. Fit again for another rank.")
-    if images.shape is not None and images.shape == masks.shape and rank == 3:
-        _warn_of_flat_volumes(images.shape)
+    if rank == 3 and images.item_ndim() == 3 and images[0].shape == masks[0].shape:
+        _warn_of_flat_volumes((len(images), *masks[0].shape))
     return rank
 
 
@@ -236,10 +236,10 @@ def _check_weights(sample_weight: Any, n_images: int) -> Any:
     """Return weights as float32: an array (N,), or a list of arrays (*S)."""
     if sample_weight is None:
         return None
-    if len(sample_weight) != n_images:
-        raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {len(sample_weight)}.")
+    if not hasattr(sample_weight, "__len__") or len(sample_weight) != n_images:
+        raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {np.size(sample_weight)}.")
     weights: Any
-    if np.ndim(sample_weight[0]) == 0:
+    if np.ndim(next(iter(sample_weight))) == 0:
         weights = np.asarray(sample_weight, dtype=np.float32)
     else:
         weights = [np.asarray(weight, dtype=np.float32) for weight in sample_weight]

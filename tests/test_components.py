@@ -31,7 +31,9 @@ def test_weights_by_label():
 def test_criteria_get_the_names_they_take():
     assert set(criterion_arguments(nn.CrossEntropyLoss, [1.0, 2.0])) == {"weight", "ignore_index"}
     assert set(criterion_arguments(CrossEntropyDiceLoss, [1.0, 2.0])) == {"class_weight"}
-    assert criterion_arguments(CrossEntropyDiceLoss(), [1.0, 2.0]) == {}
+    assert criterion_arguments(CrossEntropyDiceLoss(), None) == {}
+    with pytest.raises(ValueError, match="criterion is an instance"):
+        criterion_arguments(CrossEntropyDiceLoss(), [1.0, 2.0])
     with pytest.raises(ValueError, match="MSELoss does not"):
         criterion_arguments(nn.MSELoss, [1.0, 2.0])
 

@@ -2,6 +2,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import imageio.v3 as iio
 import joblib
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import jaccard_score
+from skorch.callbacks import EpochScoring, GradientNormClipping
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from skunet import UNetSegmenter
+from skunet import UNet, UNetSegmenter
+from skunet.metrics import iou_scorer
 
 
 def weights_of(segmenter):
@@ -506,3 +509,162 @@ def test_labels_are_made_tile_by_tile(cells, fitted, monkeypatch):
     segmenter.predict(X)
     assert set(seen) == {(1, 2, 16, 16)}
     assert len(seen) == 4 * len(X)
+
+
+# ---- what a review found
+
+
+class Flipping(Dataset):
+    """Flips image and mask together at random, anew at each look; the mask is the image's parity."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image = np.arange(64).reshape(8, 8) * 3 + index
+        image = image[:, ::-1].copy() if self.rng.random() < 0.5 else image
+        return torch.from_numpy(image[None]), torch.from_numpy(image % 2)
+
+
+def test_batches_of_a_random_data_set_hold_image_and_mask_of_one_draw():
+    seen = []
+
+    def spy(images, masks, weights, generator):
+        seen.append(torch.equal(images[:, 0].round() % 2, masks.float()))
+        return images, masks, weights
+
+    make_segmenter(augment=spy, scaling=None, max_epochs=3, patch_size=8).fit(Flipping())
+    assert len(seen) > 3
+    assert all(seen)
+
+
+def test_an_ignored_label_among_the_classes_is_ignored(cells):
+    X, y = cells
+    y = y.copy()
+    y[:, :4] = 2
+    assert make_segmenter(classes=[0, 1, 2], ignore_label=2).fit(X, y).classes_.tolist() == [0, 1]
+
+
+def test_a_large_void_class_does_not_make_masks_soft():
+    rng = np.random.default_rng(0)
+    y = rng.choice(np.arange(21), p=[0.8] + [0.01] * 20, size=(6, 48, 48)).astype(np.uint8)
+    y[rng.random(y.shape) < 0.07] = 255
+    X = rng.integers(0, 255, y.shape).astype(np.uint8)
+    assert len(make_segmenter(ignore_label=255, max_epochs=0).fit(X, y).classes_) == 21
+
+
+def test_clipped_gradients_train_in_float16(cells):
+    X, y = cells
+
+    def movement(precision):
+        clip = [("clip", GradientNormClipping(0.1))]
+        segmenter = make_segmenter(precision=precision, optimizer=torch.optim.SGD, lr=0.1, callbacks=clip)
+        segmenter.set_params(callbacks__early_stopping=None)
+        start = make_segmenter(max_epochs=0).fit(X, y).module_.state_dict()
+        end = segmenter.fit(X, y).module_.state_dict()
+        return sum((end[name] - start[name]).abs().sum() for name in start if "weight" in name).item()
+
+    assert movement("float16") == pytest.approx(movement("float32"), rel=0.2)
+
+
+def test_a_fit_that_fails_half_way_leaves_no_fitted_segmenter(cells):
+    X, y = cells
+
+    def broken(images, masks, weights, generator):
+        raise OSError("the disk is gone")
+
+    segmenter = make_segmenter(augment=broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        segmenter.fit(X, y)
+    with pytest.raises(NotFittedError):
+        segmenter.predict(X)
+
+
+def test_loading_the_history_alone_trains_nothing(cells, tmp_path):
+    segmenter = make_segmenter().fit(*cells)
+    segmenter.save_params(f_history=tmp_path / "history.json")
+    segmenter.set_params(module__dropout=0.1)
+    segmenter.load_params(f_history=tmp_path / "history.json")
+    with pytest.raises(NotFittedError):
+        segmenter.predict(cells[0])
+
+
+def test_class_weight_acts_at_the_next_fit_also_with_a_warm_start(cells):
+    segmenter = make_segmenter(warm_start=True).fit(*cells)
+    segmenter.set_params(class_weight={1: 50}).fit(*cells)
+    assert segmenter.criterion_.class_weight.tolist() == [1, 50]
+    assert segmenter.n_iter_ == 2
+
+
+def test_numpy_numbers_are_numbers(cells):
+    segmenter = make_segmenter(tile_size=np.int64(16), depth=np.int64(1), patch_size=np.int64(16)).fit(*cells)
+    assert segmenter.predict(cells[0]).shape == cells[0].shape
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [3, 7]])
+def test_masks_of_python_objects(cells, labels):
+    X, y = cells
+    masks = [np.array(labels, dtype=object)[mask] for mask in y]
+    segmenter = make_segmenter().fit(X, masks)
+    assert segmenter.classes_.tolist() == labels
+    assert segmenter.score(X, masks) == make_segmenter().fit(X, np.array(labels, dtype=object)[y]).score(X, masks)
+
+
+def test_partial_fit_keeps_the_dtype_of_the_labels(cells):
+    X, y = cells
+    assert make_segmenter().fit(X, y).partial_fit(X, y.astype(np.float32)).predict(X).dtype == np.uint8
+
+
+def test_epochs_are_counted_without_callbacks(cells):
+    assert make_segmenter(callbacks="disable", max_epochs=2).fit(*cells).n_iter_ == 2
+
+
+def test_bad_input_is_found_before_the_old_network_is_lost(cells, fitted):
+    X, y = cells
+    segmenter = pickle.loads(pickle.dumps(fitted))
+    for parameters, arguments, message in [
+        ({"scaling": ([1, 2, 3], [1, 1, 1])}, {}, "one for each of 1"),
+        ({"scaling": "dataset"}, {"sample_weight": 1.0}, "one entry per image, 12; got 1"),
+        ({}, {"groups": [1]}, "one value per image"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            segmenter.set_params(**parameters).fit(X, y, **arguments)
+        np.testing.assert_array_equal(segmenter.predict(X), fitted.predict(X))
+
+
+def test_every_image_of_a_list_has_its_channels_checked(cells, fitted):
+    with pytest.raises(ValueError, match=r"All images must have 2 axes|must have 1 channel"):
+        fitted.predict([cells[0][0], np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_factories_keep_what_they_fix(cells):
+    segmenter = make_segmenter(module=partial(UNet, filters=2)).fit(*cells)
+    assert segmenter.module_.filters == 2
+
+
+def test_criterion_instances(cells):
+    X, y = cells
+    holes = y.copy()
+    holes[:, :4] = 9
+    criterion = nn.CrossEntropyLoss()  # ignores -100, not -1
+    assert make_segmenter(criterion=criterion, ignore_label=9).fit(X, holes).n_iter_ == 1
+    with pytest.raises(ValueError, match="criterion is an instance"):
+        make_segmenter(criterion=criterion, class_weight="balanced").fit(X, y)
+
+
+def test_dropping_an_image_keeps_tensors_tensors(cells):
+    X, y = cells
+    colour = torch.from_numpy(np.repeat(X[:, None], 3, axis=1))
+    scoring = EpochScoring(iou_scorer, name="iou2", lower_is_better=False, use_caching=False)
+    segmenter = make_segmenter(callbacks=[scoring])
+    segmenter.fit(colour, y, sample_weight=np.arange(len(X)))
+    assert segmenter.history[-1, "iou2"] > 0
+
+
+def test_volumes_in_lists_warn_too():
+    X = [np.zeros((8, 8, 1), np.uint8)] * 2
+    with pytest.warns(UserWarning, match="volumes of width 1"):
+        make_segmenter(max_epochs=0).fit(X, [np.arange(64).reshape(8, 8, 1) % 2] * 2)
