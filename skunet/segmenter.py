@@ -270,7 +270,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         except KeyboardInterrupt as error:
             self._stop(error)
         except Exception:
-            self.is_trained_ = False  # nobody shall take the weights of a failed fit for trained ones
+            self.is_trained_ = False
             raise
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
@@ -281,12 +281,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             return
         if is_in_search():
             raise error
-        warnings.warn(
-            f"fit was interrupted in epoch {len(self.history)}; what was learned until then is kept. "
-            "Call partial_fit to go on.",
-            UserWarning,
-            stacklevel=4,
-        )
+        text = f"fit was interrupted in epoch {len(self.history)}; what was learned until then is kept."
+        warnings.warn(f"{text} Call partial_fit to go on.", UserWarning, stacklevel=4)
 
     def predict(self, X: Any) -> Any:
         """Return the most probable label of each pixel.
