@@ -309,3 +309,15 @@ def test_params_are_saved_in_both_formats(cells, tmp_path, use_safetensors):
     other = make_segmenter(max_epochs=0, random_state=1, train_split=None).fit(X, y)
     other.load_params(f_params=tmp_path / "params", use_safetensors=use_safetensors)
     np.testing.assert_allclose(other.predict_proba(X), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", ["strings", "several sizes"])
+def test_uncached_scoring_takes_strings_and_several_sizes(cells, labels):
+    X, y = cells
+    if labels == "strings":
+        data = X, np.array(["cell", "wall"])[y]
+    else:
+        data = [image[: 20 + i] for i, image in enumerate(X)], [mask[: 20 + i] for i, mask in enumerate(y)]
+    scoring = EpochScoring(iou_scorer, name="iou2", lower_is_better=False, use_caching=False)
+    segmenter = make_segmenter(callbacks=[scoring]).fit(*data)
+    assert segmenter.history[-1, "iou2"] == pytest.approx(segmenter.history[-1, "valid_iou"], abs=1e-6)
