@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["Container", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
+__all__ = ["Container", "object_array", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
 RULES = {
@@ -118,10 +118,15 @@ class Container:
             if isinstance(picked.items, np.ndarray | Tensor):
                 return picked.items[picked.indices]
             return np.stack([self[index] for index in range(len(self))])
-        items = np.empty(len(self.items), dtype=object)
-        for index in range(len(self.items)):  # one by one: arrays of equal size would be taken apart
-            items[index] = self.items[index]
-        return items
+        return object_array(self.items)
+
+
+def object_array(items: Sequence[Any]) -> np.ndarray:
+    """Return a 1-D object array of the items."""
+    array = np.empty(len(items), dtype=object)
+    for index in range(len(items)):  # one by one: arrays of equal size would be taken apart
+        array[index] = items[index]
+    return array
 
 
 def open_container(data: Any, name: str) -> Container:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skunet.containers import Container, pick_items
+from skunet.containers import Container, object_array, pick_items
 
 __all__ = ["Images", "Results", "as_tensor", "check_pixels", "open_images", "subset"]
 
@@ -166,10 +166,7 @@ class Results:
     def give_back(self) -> Any:
         """Return all results."""
         if self.kind == "object_array":
-            results = np.empty(len(self.arrays), dtype=object)
-            for index, array in enumerate(self.arrays):
-                results[index] = array
-            return results
+            return object_array(self.arrays)
         if self.kind == "dataset" and len({array.shape for array in self.arrays}) == 1:
             return np.stack(self.arrays)
         return self.arrays
