@@ -12,7 +12,6 @@ from skunet.containers import open_container
 from skunet.image_dataset import ImageDataset
 from skunet.images import Images, open_images
 from skunet.labels import LabelCodec
-from skunet.model_selection import hold_out
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
@@ -22,6 +21,7 @@ from skunet.patches import (
     group_equal_sizes,
 )
 from skunet.scaling import check_scaling, fit_scaling
+from skunet.splits import hold_out
 from skunet.tiling import AUTO_WHOLE
 from skunet.training_set import TrainingSet, open_training_set
 

@@ -1,9 +1,8 @@
-"""skorch's NeuralNet with its named steps bent to images: parameters, components, training step, prediction."""
+"""skorch's training step and prediction, bent to images."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,190 +11,23 @@ from skorch.dataset import unpack_data
 from skorch.exceptions import NotInitializedError
 from torch import Tensor, nn
 
-from skunet.batching import ImageBatching
-from skunet.callbacks import default_callbacks
-from skunet.components import accepted, class_weights, criterion_arguments, weighted_loss
-from skunet.hardware import resolve_device, resolve_precision
+from skunet.building import NetworkBuilding
+from skunet.components import weighted_loss
+from skunet.hardware import resolve_precision
 from skunet.images import Results, as_tensor, check_pixels
-from skunet.inference import Inference, channels_last, geometry_of
-from skunet.labels import warn_of_rare_classes
-from skunet.patches import (
-    unpack_inputs,
-)
-from skunet.randomness import WEIGHTS, draw_seed, seeded_torch
+from skunet.inference import Inference, geometry_of
+from skunet.patches import unpack_inputs
+from skunet.randomness import seeded_torch
 from skunet.tiling import Geometry
-from skunet.training_set import TrainingSet
 
 __all__ = ["SegmentationNet"]
 
 
-class SegmentationNet(ImageBatching):
+class SegmentationNet(NetworkBuilding):
     """The steps of skorch's training and prediction loops, on images.
 
     `UNetSegmenter` gives it its parameters and its story; nothing here is called by users alone.
     """
-
-    # ---- parameters
-
-    def _get_param_names(self) -> list[str]:
-        # Whatever does not end in "_" is taken for a parameter, skorch's own bookkeeping included.
-        return [name for name in super()._get_param_names() if not name.startswith("_")]
-
-    def get_params_for(self, prefix: str) -> dict[str, Any]:
-        """Return the arguments of a component: the user's, and those that follow from parameters and data."""
-        given: dict[str, Any] = super().get_params_for(prefix)
-        if prefix == "module" and not isinstance(self.module, nn.Module):
-            return accepted(self.module, self._module_arguments()) | given
-        if prefix == "criterion":
-            return criterion_arguments(self.criterion, self._class_weights()) | given
-        return given
-
-    def _module_arguments(self) -> dict[str, Any]:
-        classes = getattr(self, "classes_", self.classes)
-        return {
-            "in_channels": getattr(self, "n_channels_in_", 1),
-            "n_classes": 2 if classes is None else len(classes),
-            "spatial_ndim": getattr(self, "spatial_ndim_", 2),
-            "depth": self.depth,
-            "filters": self.filters,
-        }
-
-    def _class_weights(self) -> list[float] | None:
-        if not hasattr(self, "codec_"):
-            return None
-        weights: list[float] | None = class_weights(self.class_weight, self.codec_, self.class_counts_)
-        return weights
-
-    @property
-    def _default_callbacks(self) -> list[tuple[str, Any]]:
-        return default_callbacks()
-
-    def initialize_callbacks(self) -> Any:
-        """Build the callbacks; a name in `callbacks__NAME` that none has is an error."""
-        names = [name for name, _ in self._uniquely_named_callbacks()]
-        asked = {key.split("__")[1] for key in self.get_params(deep=False) if key.startswith("callbacks__")}
-        if asked - set(names):
-            raise ValueError(f"callbacks__* must name one of {names}; got {sorted(asked - set(names))}.")
-        return super().initialize_callbacks()
-
-    # ---- building and keeping the network
-
-    device: Any
-
-    @contextmanager
-    def _resolved_device(self) -> Iterator[None]:
-        """Let skorch's own code, which hands `self.device` to torch, see the device that "auto" stands for."""
-        device = self.device
-        self.device = self.device_ = resolve_device(device)
-        try:
-            yield
-        finally:
-            self.device = device
-
-    def _initialize_module(self, reason: str | None = None) -> Any:
-        with self._resolved_device():
-            return super()._initialize_module(reason)
-
-    def _initialize_criterion(self, reason: str | None = None) -> Any:
-        with self._resolved_device():
-            return super()._initialize_criterion(reason)
-
-    def initialize(self) -> Self:
-        """Build all components; without data for 1 channel and the labels in `classes`, or 2.
-
-        Returns
-        -------
-        self
-        """
-        self.seed_ = draw_seed(self.random_state)
-        super().initialize()
-        return self
-
-    def initialize_module(self) -> Any:
-        """Build the network from the seed; an instance that was given is taken as it is."""
-        with seeded_torch(self.seed_, *WEIGHTS):
-            super().initialize_module()
-        self._set_layout()
-        self.built_with_ = self.get_params_for("module")
-        self.size_multiple_ = 2**self.depth
-        self.is_trained_ = False
-        return self
-
-    def initialize_criterion(self) -> Any:
-        """Build the criterion, with class weights where the classes are known."""
-        super().initialize_criterion()
-        self.criterion_class_weight_ = self.class_weight if hasattr(self, "codec_") else None
-        return self
-
-    def _set_layout(self) -> None:
-        # Convolutions of channels-last images repack weights of any other layout at each call. LBFGS, though,
-        # lays gradients out flat without a copy.
-        if self.module_ is not self.module and self.optimizer is not torch.optim.LBFGS:
-            self.module_.to(memory_format=channels_last(getattr(self, "spatial_ndim_", 2)))
-
-    def save_params(self, *args: Any, use_safetensors: bool = False, **kwargs: Any) -> None:
-        """Save weights, optimizer or history to files; see `skorch.NeuralNet.save_params`."""
-        if use_safetensors:  # it takes no channels-last tensors
-            self.module_.to(memory_format=torch.contiguous_format)
-        super().save_params(*args, use_safetensors=use_safetensors, **kwargs)
-        self._set_layout()
-
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load weights, optimizer or history from files; see `skorch.NeuralNet.load_params`."""
-        with self._resolved_device():
-            super().load_params(*args, **kwargs)
-        if kwargs.get("f_params") or kwargs.get("checkpoint") or args:
-            self.is_trained_ = True
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        device = state["device"]
-        super().__setstate__(state | {"device": resolve_device(device)})
-        if device == "auto":
-            self.device = device
-
-    def check_is_fitted(self, attributes: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Raise NotFittedError before fit, and after a parameter replaced the trained network."""
-        super().check_is_fitted(attributes, *args, **kwargs)
-        if attributes is None and not self.is_trained_:
-            raise NotInitializedError(
-                f"This {type(self).__name__} instance is not fitted yet: its network has random weights. "
-                "Call fit, partial_fit or load_params first."
-            )
-
-    def _is_trained(self) -> bool:
-        return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
-
-    def _learn(self, data: TrainingSet, *, is_fresh: bool) -> None:
-        """Take from the data what the network must know before it is built."""
-        warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
-        if is_fresh or not hasattr(self, "codec_"):
-            self.codec_ = data.codec
-            self.classes_ = data.codec.classes
-        self.class_counts_ = data.class_counts
-        self.n_channels_in_ = data.n_channels
-        self.spatial_ndim_ = data.images.spatial_ndim
-
-    def _build(self, *, is_fresh: bool) -> None:
-        """Build network, criterion and optimizer, unless those there are shall go on."""
-        if is_fresh:
-            self.initialized_ = False
-            if hasattr(self, "scaling_constants_"):
-                del self.scaling_constants_
-        if not self.initialized_:
-            self.initialize()
-        elif self.built_with_ != self.get_params_for("module"):
-            self._initialize_module(
-                "Building the network anew, since its parameters changed: training starts from random weights."
-            )
-            self._initialize_criterion("Building the criterion anew.")
-            self._initialize_optimizer("Building the optimizer anew.")
-        elif self.class_weight != self.criterion_class_weight_:
-            self._initialize_criterion("Building the criterion anew, since class_weight or the classes changed.")
-        if not hasattr(self, "scaling_constants_"):
-            self.fitted_scaling_ = self.scaling
-        self._place_network()
-        self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
-        self.is_trained_ = True
 
     @property
     def n_iter_(self) -> int:

@@ -16,17 +16,21 @@ LAYERS = [
     ["__init__"],
     ["segmenter"],
     ["net"],
+    ["building"],
     ["batching", "callbacks"],
-    ["image_dataset", "inference"],
+    ["image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress"],
     ["patches"],
     ["training_set", "files"],
     ["images", "components", "tiling", "metrics", "datasets"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
-    ["model_selection"],
+    ["splits"],
     ["randomness", "hardware", "hyperparameters", "interruption"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-USES_SKORCH = {"segmenter", "net", "batching", "callbacks", "image_dataset"}
+USES_SKORCH = {
+    *("segmenter", "net", "building", "batching", "image_dataset"),
+    *("callbacks", "scoring", "stopping", "checkpoints", "progress"),
+}
 
 
 def imports_of(path):

@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 
 from skunet.callbacks import Checkpoint, EarlyStopping, IoUScoring
 from skunet.metrics import iou_score
-from skunet.model_selection import hold_out
+from skunet.splits import hold_out
 
 
 class Scores(Callback):

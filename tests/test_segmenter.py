@@ -189,7 +189,7 @@ def test_ignored_pixels_count_nowhere(cells):
 def test_validation_score_in_the_history_equals_score(cells):
     X, y = cells
     segmenter = make_segmenter(max_epochs=1, train_split=0.5).fit(X, y)
-    from skunet.model_selection import hold_out
+    from skunet.splits import hold_out
 
     _, valid = hold_out(len(X), 0.5, groups=None, seed=0)
     assert segmenter.history[-1, "valid_iou"] == pytest.approx(segmenter.score(X[valid], y[valid]), abs=1e-6)

@@ -96,7 +96,7 @@ def test_t7_groups_stay_on_one_side(cells):
 
 def test_t7_no_car_is_on_both_sides():
     paths = sorted(real_data("carvana96", "images").glob("*.jpg"))
-    from skunet.model_selection import hold_out
+    from skunet.splits import hold_out
 
     cars = np.array([path.name.split("_")[0] for path in paths])
     for seed in range(20):
@@ -178,7 +178,7 @@ def test_scoring_callbacks_see_labels_on_both_sides(cells, use_caching, containe
         callbacks__early_stopping=None,
     ).fit(*data)
     assert segmenter.history[-1, "iou2"] == pytest.approx(segmenter.history[-1, "valid_iou"], abs=1e-3)
-    from skunet.model_selection import hold_out
+    from skunet.splits import hold_out
 
     _, valid = hold_out(len(X), 0.2, groups=None, seed=0)
     expected = accuracy_score(y[valid].ravel(), segmenter.predict(X[valid]).ravel())

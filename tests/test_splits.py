@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skunet.model_selection import hold_out
+from skunet.splits import hold_out
 
 
 @given(st.integers(5, 60), st.floats(0.01, 0.99), st.integers(0, 5))

@@ -1,0 +1,79 @@
+"""What a fit shows while it runs: a bar and a line per epoch."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import skorch.callbacks
+from skorch.callbacks import Callback
+from tqdm.auto import tqdm
+
+__all__ = ["EpochLog", "ProgressBar"]
+
+
+class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
+    """Show patches done and left, patches per second, time left, training loss and validation IoU.
+
+    On standard error where that is a terminal, or in a notebook; nowhere with `verbose=0`.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Forget the bar of an earlier fit."""
+        self.bar_: Any = None
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Open the bar at the first epoch, when the number of patches is known."""
+        if self.bar_ is None and net.verbose and (_is_notebook() or sys.stderr.isatty()):
+            self.bar_ = tqdm(total=net.max_epochs * net.patches_per_epoch_, unit="patch", leave=False)
+            self.shown_: dict[str, str] = {}
+
+    def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
+        """Move the bar by a training batch."""
+        if self.bar_ is None or not training:
+            return
+        self.shown_["loss"] = f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}"
+        self.bar_.set_postfix(self.shown_, refresh=False)
+        self.bar_.update(len(batch[1]))
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Show the validation score."""
+        if self.bar_ is None:
+            return
+        if "valid_iou" in net.history[-1]:
+            self.shown_["IoU"] = f"{net.history[-1, 'valid_iou']:.3f}"
+        self.bar_.set_postfix(self.shown_)
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Take the bar away."""
+        if self.bar_ is not None:
+            self.bar_.close()
+        self.bar_ = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"bar_": None}  # a bar belongs to a terminal
+
+
+def _is_notebook() -> bool:
+    return any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+
+
+class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is not typed
+    """Print a line per epoch, above the progress bar; nothing with `verbose=0`."""
+
+    def __init__(
+        self,
+        keys_ignored: Any = None,
+        sink: Callable[[str], None] = tqdm.write,
+        tablefmt: str = "simple",
+        floatfmt: str = ".4f",
+        stralign: str = "right",
+    ) -> None:
+        super().__init__(keys_ignored=keys_ignored, sink=sink, tablefmt=tablefmt, floatfmt=floatfmt, stralign=stralign)
+
+    def format_row(self, row: Any, key: str, color: str) -> Any:
+        """Format one number; in colour where it is the best so far and a terminal shows it."""
+        return super().format_row(row if sys.stdout.isatty() else {key: row[key]}, key, color)
+
+    def _sink(self, text: str, verbose: int) -> None:
+        if verbose:
+            self.sink(text)
