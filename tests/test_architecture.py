@@ -14,22 +14,24 @@ PACKAGE = Path(skunet.__file__).parent
 # From the top: a room may import those below it, and none above or beside it on its own line.
 LAYERS = [
     ["__init__"],
-    ["segmenter"],
+    ["segmenter", "checks", "model_selection", "ensemble", "preprocessing", "learning_rate_finder"],
+    ["contract", "thresholds"],
     ["net"],
     ["building"],
     ["batching", "callbacks"],
-    ["image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress"],
-    ["patches"],
+    ["image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"],
+    ["patches", "persistence"],
     ["training_set", "files"],
     ["images", "components", "tiling", "metrics", "datasets"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
-    ["splits"],
+    ["splits", "resizing", "state_file"],
     ["randomness", "hardware", "hyperparameters", "interruption"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
     *("segmenter", "net", "building", "batching", "image_dataset"),
-    *("callbacks", "scoring", "stopping", "checkpoints", "progress"),
+    *("callbacks", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+    "learning_rate_finder",
 }
 
 
