@@ -46,8 +46,10 @@ def check_keywords(estimator: type, keywords: Iterable[str]) -> None:
     Traceback (most recent call last):
     TypeError: dict got unexpected keyword arguments: 'dept' (did you mean 'depth'?).
     """
-    # skorch hands over its own state under names that end in "_" and as "history".
-    unknown = [name for name in keywords if "__" not in name and not name.endswith("_") and name != "history"]
+    # skorch hands over its own state under names that end in "_" and as "history"; scikit-learn's checks take the
+    # name of **kwargs for a parameter, which must not raise before fit.
+    taken = ("history", "kwargs")
+    unknown = [name for name in keywords if "__" not in name and not name.endswith("_") and name not in taken]
     if unknown:
         texts = ", ".join(repr(name) + _suggestion(name) for name in sorted(unknown))
         raise TypeError(f"{estimator.__name__} got unexpected keyword arguments: {texts}.")
