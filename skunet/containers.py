@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from skunet.resizing import ResizedImages
+
 __all__ = ["Container", "object_array", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
@@ -84,6 +86,9 @@ class Container:
     shape : tuple of int or None
         Of a stack; None where items are read one by one.
     channels_first : bool
+    original_sizes : tuple of N tuples of int, or None
+        Pixels per axis of each image before it was resized, which results are brought back to; None where images
+        are as the user has them.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Container:
     read: Callable[[Any], np.ndarray]
     shape: tuple[int, ...] | None = None
     channels_first: bool = False
+    original_sizes: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -134,7 +140,7 @@ def open_container(data: Any, name: str) -> Container:
 
     Parameters
     ----------
-    data : ndarray, lazy array, Tensor, list, 1-D object array, or torch Dataset
+    data : ndarray, lazy array, Tensor, list, 1-D object array, torch Dataset, or ResizedImages
     name : {"X", "y"}
 
     Raises
@@ -155,6 +161,8 @@ def open_container(data: Any, name: str) -> Container:
 
 
 def _open_known(data: Any, name: str) -> Container:
+    if isinstance(data, ResizedImages):
+        return replace(_open_known(data.images, name), original_sizes=data.original_sizes)
     if isinstance(data, Dataset):
         return Container(name, "dataset", data, _to_array, channels_first=True)
     if isinstance(data, Tensor):
@@ -258,7 +266,11 @@ def open_pairs(pairs: "Dataset[Any]") -> tuple[Container, Container]:
 def pick_items(container: Container, indices: np.ndarray) -> Container:
     """Return a container of the items at `indices`, without reading any."""
     shape = None if container.shape is None else (len(indices), *container.shape[1:])
-    return replace(container, items=PickedItems(container.items, indices), shape=shape)
+    original_sizes = container.original_sizes
+    if original_sizes is not None:
+        original_sizes = tuple(original_sizes[index] for index in indices)
+    items = PickedItems(container.items, indices)
+    return replace(container, items=items, shape=shape, original_sizes=original_sizes)
 
 
 class PickedItems(Sequence[Any]):

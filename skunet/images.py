@@ -55,6 +55,11 @@ class Images:
         """Return the pixels per axis of one image."""
         return self.stack_size() if self.container.shape is not None else self[index].shape[1:]
 
+    def user_size(self, index: int, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the pixels per axis of what is given back for an image that has `size`."""
+        original_sizes = self.container.original_sizes
+        return size if original_sizes is None else original_sizes[index]
+
     def arrange(self, image: np.ndarray, *, axis: int) -> np.ndarray:
         """Return images with the channels at `axis`: 0 for one image, 1 for a batch."""
         if not self.has_channel_axis:
@@ -154,7 +159,7 @@ class Results:
         self.leading = () if n_leading is None else (n_leading,)
         self.arrays: Any = []
         if self.kind == "stack":
-            self.arrays = np.empty((len(images), *self.leading, *images.stack_size()), dtype=dtype)
+            self.arrays = np.empty((len(images), *self.leading, *images.user_size(0, images.stack_size())), dtype=dtype)
 
     def array_for(self, index: int, size: tuple[int, ...]) -> np.ndarray:
         """Return the array to write the result of image `index` into."""

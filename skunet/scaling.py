@@ -42,6 +42,7 @@ def _channel_statistics(channel: np.ndarray) -> np.ndarray:
     chunks = [slice(start, start + CHUNK) for start in range(0, pixels.size, CHUNK)]
     minimum, maximum = float(pixels.min()), float(pixels.max())
     mean = sum(float(pixels[chunk].sum(dtype=np.float64)) for chunk in chunks) / pixels.size
+    mean = min(max(mean, minimum), maximum)  # which rounding may take it out of
     squares = (float(np.square(pixels[chunk].astype(np.float64) - mean).sum()) for chunk in chunks)
     return np.array([pixels.size, mean, sum(squares) / pixels.size, minimum, maximum])
 
@@ -65,7 +66,7 @@ def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> 
         return np.stack([np.zeros(n_channels), np.ones(n_channels)])
     if scaling == "dataset":
         weights, means = statistics[..., N_PIXELS], statistics[..., MEAN]
-        mean = np.average(means, axis=0, weights=weights)
+        mean = np.average(means, axis=0, weights=weights).clip(means.min(axis=0), means.max(axis=0))
         variance = np.average(statistics[..., VARIANCE] + (means - mean) ** 2, axis=0, weights=weights)
         return np.stack([mean, _divisor(np.sqrt(variance), mean)])
     if isinstance(scaling, str):

@@ -67,3 +67,12 @@ def test_wide_integers_at_a_large_offset_keep_their_differences():
     image = np.array([[[2**40, 2**40 + 1, 2**40 + 2]]])
     scaled = scale(torch.from_numpy(image)[None], torch.from_numpy(image_scaling("minmax", image_statistics(image))))
     assert scaled.flatten().tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("scaling", ["dataset", "image", "minmax"])
+def test_constant_images_become_exactly_zero(scaling):
+    images = np.full((3, 1, 7, 7), 0.1)  # whose mean rounds to another number
+    statistics = np.stack([image_statistics(image) for image in images])
+    constants = fit_scaling(scaling, statistics)
+    constants = image_scaling(scaling, statistics) if constants is None else constants
+    assert not scale(torch.from_numpy(images), torch.from_numpy(constants)).any()
