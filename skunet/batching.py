@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from skorch import NeuralNet
 from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
 from skunet.containers import open_container
 from skunet.image_dataset import ImageDataset
-from skunet.images import Images, open_images
-from skunet.labels import LabelCodec
+from skunet.images import Images, check_pixels, open_images
+from skunet.labels import LabelCodec, count_labels
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
@@ -24,6 +25,7 @@ from skunet.scaling import check_scaling, fit_scaling
 from skunet.splits import hold_out
 from skunet.tiling import AUTO_WHOLE
 from skunet.training_set import TrainingSet, open_training_set
+from skunet.workers import is_in_worker
 
 __all__ = ["ImageBatching"]
 
@@ -31,6 +33,32 @@ __all__ = ["ImageBatching"]
 def _as_is(batch: Any) -> Any:
     """Collate a batch that was assembled at once."""
     return batch
+
+
+def check_table(data: Any, name: str) -> None:
+    """Raise for what is wrong with the values of an array of 1 or 2 axes, as that says more than its rank.
+
+    Raises
+    ------
+    TypeError
+        If the array is sparse.
+    ValueError
+        If it has no columns, or holds complex numbers, NaN, infinity, or targets of a regression.
+
+    Examples
+    --------
+    >>> check_table(np.array([0.5, 1.2, 3.1]), "y")
+    Traceback (most recent call last):
+    ValueError: Unknown label type: y must hold whole numbers; got 0.5, with 3 values in all. ...
+    """
+    if issparse(data):
+        raise TypeError(f"Sparse data not supported: {name} must be dense images; got {type(data).__name__}.")
+    if not isinstance(data, np.ndarray) or data.ndim not in (1, 2) or len(data) == 0:
+        return
+    if data.size == 0:
+        raise ValueError(f"{name} holds 0 feature(s) (shape={data.shape}) while a minimum of 1 is required.")
+    if data.dtype.kind in "fc":
+        check_pixels(data, name) if name == "X" else count_labels(data, name)
 
 
 class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
@@ -42,12 +70,14 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Open what the user gave to fit; after the first fit rank, channels and labels must be the same."""
         if self.dataset is not ImageDataset and not is_dataset(X):
             X, y = self.get_dataset(X, y), None
+        check_table(X, "X")
+        check_table(y, "y")
         data = open_training_set(
             X,
             y,
             classes=classes if is_fresh else self.classes_,
             ignore_label=self.ignore_label,
-            sample_weight=sample_weight,
+            sample_weight=np.asarray(sample_weight) if hasattr(sample_weight, "__array__") else sample_weight,
             groups=groups,
             spatial_ndim=None if is_fresh else self.spatial_ndim_,
             n_channels=None if is_fresh else self.n_channels_in_,
@@ -66,6 +96,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
     def _open_images(self, X: Any) -> Images:
         """Open images for prediction; rank and channels must be those of fit."""
         self.check_is_fitted()
+        check_table(X, "X")
         return open_images(open_container(X, "X"), spatial_ndim=self.spatial_ndim_, n_channels=self.n_channels_in_)
 
     def _opened(self, dataset: Any) -> Any:
@@ -86,19 +117,19 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> tuple[Any, Any]:  # noqa: ARG002
         """Split into training and validation images, and learn the scaling of the training images."""
-        train, valid = self._split(X)
+        train, valid = self._split(X, fit_params)
         if not hasattr(self, "scaling_constants_"):
             self.scaling_constants_ = fit_scaling(self.scaling, self._opened(train).statistics)
         return train, valid
 
-    def _split(self, dataset: ImageDataset) -> tuple[Any, Any]:
+    def _split(self, dataset: ImageDataset, fit_params: dict[str, Any]) -> tuple[Any, Any]:
         groups = self._opened(dataset).groups
         if not self.train_split:
             return dataset, None
         if callable(self.train_split):
-            parts: tuple[Any, Any] = self.train_split(
-                dataset, dataset.y, **({} if groups is None else {"groups": groups})
-            )
+            if groups is not None:
+                fit_params = fit_params | {"groups": groups}
+            parts: tuple[Any, Any] = self.train_split(dataset, dataset.y, **fit_params)
             return parts
         indices = hold_out(len(dataset), self.train_split, groups=groups, seed=self.seed_)
         if indices is None:
@@ -111,10 +142,13 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             print(text)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Return the batches of an epoch."""
+        """Return the batches of an epoch; images without masks are taken whole, also in training mode."""
+        data = self._opened(dataset)
+        training = training and isinstance(data, TrainingSet)
         arguments = {"batch_size": self.batch_size}
         arguments |= self.get_params_for("iterator_train" if training else "iterator_valid")
-        data = self._opened(dataset)
+        if is_in_worker():
+            arguments["num_workers"] = 0  # workers of a search can start none, and have the cores already
         if arguments["batch_size"] == -1:
             arguments["batch_size"] = len(data)
         # A generator of its own: the loader would draw a base seed from torch's global one.

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
+from skorch.callbacks import PrintLog
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
 from skunet.batching import ImageBatching
-from skunet.callbacks import default_callbacks
+from skunet.callbacks import Checkpoint, default_callbacks
 from skunet.components import accepted, class_weights, criterion_arguments
 from skunet.hardware import resolve_device
 from skunet.inference import channels_last
@@ -28,6 +29,19 @@ class NetworkBuilding(ImageBatching):
     def _get_param_names(self) -> list[str]:
         # Whatever does not end in "_" is taken for a parameter, skorch's own bookkeeping included.
         return [name for name in super()._get_param_names() if not name.startswith("_")]
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters, those of components by `component__parameter`; `fit` checks them.
+
+        Returns
+        -------
+        self
+        """
+        # skorch builds callbacks at once, from the old list first; before fit they need only be kept.
+        if not self.initialized_ and "callbacks" in parameters:
+            self.callbacks = parameters.pop("callbacks")
+        super().set_params(**parameters)
+        return self
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the arguments of a component: the user's, and those that follow from parameters and data."""
@@ -64,7 +78,10 @@ class NetworkBuilding(ImageBatching):
         asked = {key.split("__")[1] for key in self.get_params(deep=False) if key.startswith("callbacks__")}
         if asked - set(names):
             raise ValueError(f"callbacks__* must name one of {names}; got {sorted(asked - set(names))}.")
-        return super().initialize_callbacks()
+        super().initialize_callbacks()
+        # Files are written of an epoch once all others have heard of its end; the log says so.
+        self.callbacks_.sort(key=lambda pair: isinstance(pair[1], PrintLog) * 2 + isinstance(pair[1], Checkpoint))
+        return self
 
     # ---- building and keeping the network
 
@@ -82,7 +99,11 @@ class NetworkBuilding(ImageBatching):
 
     def _initialize_module(self, reason: str | None = None) -> Any:
         with self._resolved_device():
-            return super()._initialize_module(reason)
+            super()._initialize_module(reason)
+        self.built_with_ = self.get_params_for("module")
+        self.size_multiple_ = 2**self.depth
+        self.is_trained_ = False
+        return self
 
     def _initialize_criterion(self, reason: str | None = None) -> Any:
         with self._resolved_device():
@@ -101,12 +122,11 @@ class NetworkBuilding(ImageBatching):
 
     def initialize_module(self) -> Any:
         """Build the network from the seed; an instance that was given is taken as it is."""
+        if not hasattr(self, "seed_"):
+            self.seed_ = draw_seed(self.random_state)
         with seeded_torch(self.seed_, *WEIGHTS):
             super().initialize_module()
         self._set_layout()
-        self.built_with_ = self.get_params_for("module")
-        self.size_multiple_ = 2**self.depth
-        self.is_trained_ = False
         return self
 
     def initialize_criterion(self) -> Any:
@@ -119,32 +139,41 @@ class NetworkBuilding(ImageBatching):
         # Convolutions of channels-last images repack weights of any other layout at each call. LBFGS, though,
         # lays gradients out flat without a copy.
         if self.module_ is not self.module and self.optimizer is not torch.optim.LBFGS:
-            self.module_.to(memory_format=channels_last(getattr(self, "spatial_ndim_", 2)))
+            self._lay_out(channels_last(getattr(self, "spatial_ndim_", 2)))
+
+    def _lay_out(self, memory_format: torch.memory_format) -> None:
+        move: Any = nn.Module.to  # a module's own `to` may know of devices alone
+        if isinstance(self.module_, nn.Module):
+            move(self.module_, memory_format=memory_format)
 
     def save_params(self, *args: Any, use_safetensors: bool = False, **kwargs: Any) -> None:
         """Save weights, optimizer or history to files; see `skorch.NeuralNet.save_params`."""
-        if use_safetensors:  # it takes no channels-last tensors
-            self.module_.to(memory_format=torch.contiguous_format)
-        super().save_params(*args, use_safetensors=use_safetensors, **kwargs)
+        if not use_safetensors or not self.initialized_:
+            super().save_params(*args, use_safetensors=use_safetensors, **kwargs)
+            return
+        self._lay_out(torch.contiguous_format)  # safetensors takes no others
+        super().save_params(*args, use_safetensors=True, **kwargs)
         self._set_layout()
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
         """Load weights, optimizer or history from files; see `skorch.NeuralNet.load_params`."""
         with self._resolved_device():
             super().load_params(*args, **kwargs)
-        if kwargs.get("f_params") or kwargs.get("checkpoint") or args:
+        if args or any(kwargs.get(source) for source in ("f_params", "f_module", "checkpoint")):
             self.is_trained_ = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         device = state["device"]
+        if device != "auto":
+            super().__setstate__(state)
+            return
         super().__setstate__(state | {"device": resolve_device(device)})
-        if device == "auto":
-            self.device = device
+        self.device = device
 
     def check_is_fitted(self, attributes: Any = None, *args: Any, **kwargs: Any) -> None:
         """Raise NotFittedError before fit, and after a parameter replaced the trained network."""
         super().check_is_fitted(attributes, *args, **kwargs)
-        if attributes is None and not self.is_trained_:
+        if attributes is None and not getattr(self, "is_trained_", False):
             raise NotInitializedError(
                 f"This {type(self).__name__} instance is not fitted yet: its network has random weights. "
                 "Call fit, partial_fit or load_params first."
@@ -153,6 +182,9 @@ class NetworkBuilding(ImageBatching):
     def _is_trained(self) -> bool:
         return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
 
+    def _is_built_without_data(self) -> bool:
+        return self.initialized_ and not hasattr(self, "classes_")
+
     def _learn(self, data: TrainingSet, *, is_fresh: bool) -> None:
         """Take from the data what the network must know before it is built."""
         warn_of_rare_classes(data.codec, data.class_counts, stacklevel=4)
@@ -160,6 +192,7 @@ class NetworkBuilding(ImageBatching):
             self.codec_ = data.codec
             self.classes_ = data.codec.classes
         self.class_counts_ = data.class_counts
+        self.data_description_ = data.describe()
         self.n_channels_in_ = data.n_channels
         self.spatial_ndim_ = data.images.spatial_ndim
 
@@ -182,5 +215,6 @@ class NetworkBuilding(ImageBatching):
         if not hasattr(self, "scaling_constants_"):
             self.fitted_scaling_ = self.scaling
         self._place_network()
+        self.is_stopping_ = False
         self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
         self.is_trained_ = True

@@ -1,12 +1,14 @@
-"""What happens beside the training steps: scoring, early stopping, checkpoints, progress."""
+"""What happens beside the training steps: scoring, schedules, early stopping, checkpoints, progress."""
 
 import skorch.callbacks
 from skorch.callbacks import Callback
 
-from skunet.checkpoints import Checkpoint
+from skunet.averaging import WeightAveraging
+from skunet.checkpoints import Checkpoint, Resume
 from skunet.progress import EpochLog, ProgressBar
+from skunet.schedules import LearningRateSchedule
 from skunet.scoring import EpochLoss, IoUScoring
-from skunet.stopping import EarlyStopping
+from skunet.stopping import EarlyStopping, TimeLimit
 
 __all__ = [
     "Checkpoint",
@@ -14,7 +16,11 @@ __all__ = [
     "EpochLog",
     "EpochLoss",
     "IoUScoring",
+    "LearningRateSchedule",
     "ProgressBar",
+    "Resume",
+    "TimeLimit",
+    "WeightAveraging",
     "default_callbacks",
 ]
 

@@ -1,33 +1,62 @@
 """skorch's training step and prediction, bent to images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from skorch.dataset import unpack_data
 from skorch.exceptions import NotInitializedError
 from torch import Tensor, nn
 
-from skunet.building import NetworkBuilding
+from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import weighted_loss
 from skunet.hardware import resolve_precision
 from skunet.images import Results, as_tensor, check_pixels
 from skunet.inference import Inference, geometry_of
+from skunet.interruption import is_raised_by_statement
 from skunet.patches import unpack_inputs
+from skunet.persistence import Persistence
 from skunet.randomness import seeded_torch
-from skunet.tiling import Geometry
+from skunet.resizing import resize_linearly
+from skunet.resuming import ResumableTraining
+from skunet.tiling import Geometry, Window, assemble
+from skunet.workers import shared_cores
 
 __all__ = ["SegmentationNet"]
 
 
-class SegmentationNet(NetworkBuilding):
+def _as_they_are(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _to_array(scores: Tensor) -> np.ndarray:
+    array: np.ndarray = scores.cpu().numpy()
+    return array
+
+
+class SegmentationNet(Persistence, ResumableTraining):
     """The steps of skorch's training and prediction loops, on images.
 
     `UNetSegmenter` gives it its parameters and its story; nothing here is called by users alone.
     """
+
+    # Stacks are read image by image, wherever they are.
+    takes_lazy_images = True
+    # Groups that part the folds of a search part training and validation images too, without a request for them.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
+    __metadata_request__partial_fit: ClassVar[dict[str, bool]] = {"groups": True}
+
+    def __sklearn_tags__(self) -> Tags:
+        """Say that images are taken, and no tables, sparse data or NaN."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
 
     @property
     def n_iter_(self) -> int:
@@ -37,6 +66,42 @@ class SegmentationNet(NetworkBuilding):
         return sum("train_batch_count" in row for row in self.history_)
 
     # ---- steps
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Tell all callbacks; the end of an epoch also those that come after one that ends training."""
+        if method_name != "on_epoch_end":
+            super().notify(method_name, **kwargs)
+            return
+        self.on_epoch_end(self, **kwargs)
+        stops: list[KeyboardInterrupt] = []
+        for _, callback in self.callbacks_:
+            try:
+                callback.on_epoch_end(self, **kwargs)
+            except KeyboardInterrupt as error:
+                if not is_raised_by_statement(error):
+                    raise
+                self.is_stopping_ = True
+                stops = [error]
+        if stops:
+            raise stops.pop()  # popped, as its traceback holds this frame, and with it the images
+
+    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
+        """Run the batches of an epoch: those of training on raw weights, and as long as there is time."""
+        with ExitStack() as stack:
+            if training:
+                self.steps_per_epoch_ = max(1, len(iterator)) if isinstance(iterator, Sized) else 1
+                for callback in self._callbacks_of(WeightAveraging):
+                    stack.enter_context(callback.raw_weights(self.module_))
+                for callback in self._callbacks_of(TimeLimit):
+                    iterator = callback.cut(iterator, self.steps_per_epoch_)
+            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+
+    def time_share(self) -> float:
+        """Return how much of the time for training is over, in 0..1; 0 where no callback limits it."""
+        return max((callback.share() for callback in self._callbacks_of(TimeLimit)), default=0.0)
+
+    def _callbacks_of(self, kind: type) -> list[Any]:
+        return [callback for _, callback in self.callbacks_ if isinstance(callback, kind)]
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Compute loss and gradients of a batch; random layers draw from the seed of epoch and batch."""
@@ -61,6 +126,8 @@ class SegmentationNet(NetworkBuilding):
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
         """Return the loss of logits against a batch of labels."""
+        if isinstance(self.criterion_, nn.NLLLoss):
+            y_pred = torch.log_softmax(y_pred, dim=1)
         target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
         weights = unpack_inputs(X)[2] if X is not None else None
         return weighted_loss(self.criterion_, y_pred, target, None if weights is None else weights.to(y_pred.device))
@@ -70,7 +137,8 @@ class SegmentationNet(NetworkBuilding):
         fit_params.pop("groups", None)
         images, is_scaled, _ = unpack_inputs(x)
         inference = self._inference()
-        return inference.patches(images, **fit_params) if is_scaled else inference.images(images, **fit_params)
+        # torch's nll_loss has no gradient for channels-last logits.
+        return (inference.patches if is_scaled else inference.images)(images, **fit_params).contiguous()
 
     def _inference(self) -> Inference:
         """Return the network with what its forward pass depends on, as the parameters say at this moment."""
@@ -94,19 +162,22 @@ class SegmentationNet(NetworkBuilding):
         with self._resolved_device():
             self.precision_ = resolve_precision(self.precision, self.device_)
         device = torch.empty(0, device=self.device_).device  # with its index
-        parameter = next(self.module_.parameters(), None)
+        components = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
+        modules = [component for component in components if isinstance(component, nn.Module)]
+        parameter = next((parameter for module in modules for parameter in module.parameters()), None)
         if parameter is None or parameter.device == device:
             return
-        self.module_.to(device)
-        if isinstance(self.criterion_, nn.Module):
-            self.criterion_.to(device)
-        self.optimizer_.load_state_dict(self.optimizer_.state_dict())  # moves its state to where the weights are
+        for module in modules:
+            module.to(device)
+        if self.optimizer_ is not None:  # as it is in a net trimmed for prediction
+            self.optimizer_.load_state_dict(self.optimizer_.state_dict())  # moves its state to where the weights are
 
     def _get_predict_nonlinearity(self) -> Any:
         # skorch's own "auto" takes the softmax over the last axis, which is image width.
         if self.predict_nonlinearity == "auto":
             return partial(torch.softmax, dim=1)
-        return super()._get_predict_nonlinearity()
+        nonlinearity = super()._get_predict_nonlinearity()
+        return lambda logits: torch.as_tensor(nonlinearity(logits))  # it may compute in numpy
 
     # ---- prediction
 
@@ -124,25 +195,54 @@ class SegmentationNet(NetworkBuilding):
         dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
         return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
 
-    def _predict_images(self, X: Any, dtype: Any, n_leading: int | None, finish: Callable[[Tensor], np.ndarray]) -> Any:
-        """Predict one image at a time, and write each tile, finished, into the results."""
+    def _predict_labels(self, X: Any) -> Any:
+        is_monotonous = self.predict_nonlinearity in ("auto", None)
+        activate = _as_they_are if is_monotonous else self._get_predict_nonlinearity()
+        return self._predict_images(X, self.classes_.dtype, None, activate=activate, finish=self._to_labels)
+
+    def _predict_probabilities(self, X: Any) -> Any:
+        nonlinearity, n_classes = self._get_predict_nonlinearity(), len(self.classes_)
+        return self._predict_images(X, np.float32, n_classes, activate=nonlinearity, finish=_to_array)
+
+    def _predict_images(
+        self,
+        X: Any,
+        dtype: Any,
+        n_leading: int | None,
+        *,
+        activate: Callable[[Tensor], Tensor],
+        finish: Callable[[Tensor], np.ndarray],
+    ) -> Any:
+        """Predict one image at a time, and write each tile, activated and finished, into the results."""
         if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
-            return np.concatenate([finish(logits) for logits in self.forward_iter(X, device="cpu")])
+            return np.concatenate([finish(activate(logits)) for logits in self.forward_iter(X, device="cpu")])
         images = self._open_images(X)
         results = Results(images, dtype, n_leading)
         inference = self._inference()
         self._set_training(False)
-        with torch.inference_mode():
+        with shared_cores(), torch.inference_mode():
             for index, image in enumerate(images):
                 check_pixels(image, f"image {index}")
                 if len(image) != self.n_channels_in_:
                     raise ValueError(
                         f"Images must have {self.n_channels_in_} channel(s); image {index} has {len(image)}."
                     )
-                array = results.array_for(index, image.shape[1:])
-                for window, logits in inference.tiles(as_tensor(image[None])):
+                size = images.user_size(index, image.shape[1:])
+                array = results.array_for(index, size)
+                for window, scores in self._score_tiles(image, inference, size=size, activate=activate):
                     place: tuple[Any, ...] = (..., *window)
-                    array[place] = finish(logits)[0]
+                    array[place] = finish(scores)[0]
         return results.give_back()
+
+    def _score_tiles(
+        self, image: np.ndarray, inference: Inference, *, size: tuple[int, ...], activate: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Yield windows with their scores (1, K, *window); of an image that had another size, probabilities at that."""
+        tiles = inference.tiles(as_tensor(image[None]))
+        if size == image.shape[1:]:
+            yield from ((window, activate(logits)) for window, logits in tiles)
+            return
+        probabilities = self._get_predict_nonlinearity()(assemble(tiles, image.shape[1:]))
+        yield tuple(slice(0, n) for n in size), resize_linearly(probabilities, size)
 
     __repr__ = BaseEstimator.__repr__

@@ -1,5 +1,6 @@
 """One integer seed, from which every random draw of a fit follows."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ __all__ = ["draw_seed", "make_generator", "seeded_torch"]
 # Draws that belong to no batch (weights, the validation split) have keys of another length than (epoch, batch).
 WEIGHTS = (1,)
 SPLIT = (2,)
+# Fits that run in threads of one process share the generators.
+_one_at_a_time = threading.RLock()
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
@@ -61,12 +64,13 @@ def seeded_torch(seed: int, *key: int, device: str | torch.device = "cpu") -> It
     backend = {"cuda": torch.cuda, "mps": torch.mps}.get(torch.device(device).type)
     if backend is not None:
         generators.append((backend.get_rng_state, backend.set_rng_state))
-    states = [get_state() for get_state, _ in generators]
-    try:
-        torch.default_generator.manual_seed(draw)
-        if backend is not None:
-            backend.manual_seed(draw)
-        yield
-    finally:
-        for (_, set_state), state in zip(generators, states, strict=True):
-            set_state(state)
+    with _one_at_a_time:
+        states = [get_state() for get_state, _ in generators]
+        try:
+            torch.default_generator.manual_seed(draw)
+            if backend is not None:
+                backend.manual_seed(draw)
+            yield
+        finally:
+            for (_, set_state), state in zip(generators, states, strict=True):
+                set_state(state)

@@ -3,7 +3,6 @@
 import warnings
 from typing import Any, Self
 
-import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from skorch.utils import is_dataset
@@ -18,6 +17,7 @@ from skunet.metrics import iou_score
 from skunet.net import SegmentationNet
 from skunet.network import UNet
 from skunet.training_set import TrainingSet
+from skunet.workers import shared_cores
 
 __all__ = ["UNetSegmenter"]
 
@@ -224,10 +224,12 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             If a class covers less than 0.1 % of the pixels; if training was interrupted by Ctrl-C, which keeps what
             was learned.
         """
+        self.check_training_readiness()
         check_hyperparameters(self.get_params(deep=False))
         is_fresh = not (self.warm_start and self._is_trained())
         data = self._open_training_set(X, y, self.classes, groups, sample_weight, is_fresh=is_fresh)
-        return self._train(data, is_fresh=is_fresh, method="fit", **fit_params)
+        is_new = is_fresh and not (self.warm_start and self._is_built_without_data())
+        return self._train(data, is_fresh=is_new, method="fit", **fit_params)
 
     def partial_fit(
         self,
@@ -252,6 +254,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         -------
         self
         """
+        self.check_training_readiness()
         check_hyperparameters(self.get_params(deep=False))
         is_fresh = not hasattr(self, "classes_")
         classes = self.classes if classes is None else classes
@@ -266,7 +269,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             fit_params["groups"] = data.groups
         self.notify("on_train_begin", X=dataset.X, y=dataset.y)
         try:
-            self.fit_loop(dataset, _routing_method=method, **fit_params)
+            epochs = self.epochs_to_train(is_fresh=is_fresh and method == "fit")
+            with shared_cores():
+                self.fit_loop(dataset, **({"epochs": epochs, "_routing_method": method} | fit_params))
         except KeyboardInterrupt as error:
             self._stop(error)
         except Exception:
@@ -305,7 +310,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             If rank or channels are not those fitted, or a pixel is NaN or infinite.
         """
         self._check_ready()
-        return self._predict_images(X, self.classes_.dtype, None, self._to_labels)
+        return self._predict_labels(X)
 
     def predict_proba(self, X: Any) -> Any:
         """Return the probability of each class at each pixel.
@@ -320,10 +325,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             In the order of `classes_`; they sum to 1 over axis 1 (0 in a list).
         """
         self._check_ready()
-        nonlinearity = self._get_predict_nonlinearity()
-        return self._predict_images(
-            X, np.float32, len(self.classes_), lambda logits: nonlinearity(logits).cpu().numpy()
-        )
+        return self._predict_probabilities(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the mean IoU over the classes, from one confusion matrix over all pixels.

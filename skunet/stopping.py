@@ -1,12 +1,15 @@
 """When training ends before its last epoch."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import Any
 
 import skorch.callbacks
+from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
-__all__ = ["EarlyStopping"]
+__all__ = ["EarlyStopping", "TimeLimit"]
 
 
 class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # skorch is not typed
@@ -45,10 +48,24 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
             load_best=load_best,
         )
 
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Forget what was best in an earlier fit."""
+        super().on_train_begin(net, **kwargs)
+        self.has_warned_ = False
+
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Compare the score with the best so far."""
         if self.monitor in net.history[-1]:
             super().on_epoch_end(net, **kwargs)
+        elif "valid_batch_count" in net.history[-1] and not self.has_warned_:
+            self.has_warned_ = True
+            warnings.warn(
+                f"EarlyStopping finds no {self.monitor!r} in the history when an epoch ends, and does nothing. Put it "
+                "after the callback that records its monitor: callbacks__early_stopping=None and "
+                "callbacks=[..., EarlyStopping(monitor=...)].",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Restore the best weights."""
@@ -59,3 +76,107 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:
             self.sink(text)
+
+
+class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
+    """End training in time, validation included, within an epoch if it must.
+
+    The last epoch ends early enough that validation still fits, for which it is taken to last as long as after the
+    epoch before, or in the first epoch half as long as training on as many images. The steps until then count:
+    the epoch is validated and recorded like any other, and early stopping restores the best weights. At least one
+    step is taken. Each call of `partial_fit` has the whole time; a fit that is resumed has what is left of it.
+
+    Parameters
+    ----------
+    seconds : float
+        More than 0; from the start of training, when the images have been read once and checked. Time outside of
+        `fit` does not count.
+
+    Attributes
+    ----------
+    elapsed_ : float
+        Seconds trained.
+
+    Examples
+    --------
+    >>> from skunet import UNetSegmenter
+    >>> segmenter = UNetSegmenter(max_epochs=10000, callbacks=[TimeLimit(seconds=600)])
+    """
+
+    elapsed_: float  # when the clock was last read
+    step_: float  # the last training step
+    rest_: float | None  # validation and all else after the training steps of an epoch
+    trained_: float | None  # elapsed when the last training steps ended
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Start the clock.
+
+        Raises
+        ------
+        ValueError
+            If `seconds` is not more than 0.
+        """
+        if not self.seconds > 0:
+            raise ValueError(f"TimeLimit.seconds must be more than 0; got {self.seconds!r}.")
+        self.load_state_dict({"elapsed": 0.0, "step": 0.0, "rest": None})
+
+    def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Note how long all but training lasted in the epoch before."""
+        self._note_rest()
+        self.valid_share_ = 0.0 if dataset_valid is None else len(dataset_valid) / len(dataset_train)
+
+    def cut(self, batches: Iterable[Any], n_batches: int) -> Iterator[Any]:
+        """Yield the training batches of an epoch for which there is time, at least one."""
+        begin = self._read_clock()
+        for batch in batches:
+            yield batch
+            self.step_ = self._read_clock() - begin
+            begin = self.elapsed_
+            if self.rest_ is None:
+                self.rest_ = self.step_ * n_batches * self.valid_share_ / 2
+            if not self._has_time():
+                break
+        self.trained_ = self.elapsed_
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """End training when there is no time for another step and its validation."""
+        self._note_rest()
+        if self._has_time():
+            return
+        if net.verbose:
+            tqdm.write(f"Stopping since the time limit of {self.seconds:g} seconds is reached.")
+        raise KeyboardInterrupt
+
+    def share(self) -> float:
+        """Return how much of the time for training is over, in 0..1."""
+        available = self.seconds - (self.rest_ or 0.0)
+        return min(self._read_clock() / available, 1.0) if available > 0 else 1.0
+
+    def state_dict(self) -> dict[str, float | None]:
+        """Return the seconds of training, of the last step, and of all but training in an epoch."""
+        return {"elapsed": self._read_clock(), "step": self.step_, "rest": self.rest_}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on from what `state_dict` returned, by the clock of this process."""
+        self.clock_ = monotonic()
+        self.elapsed_ = state["elapsed"] or 0.0
+        self.step_ = state["step"] or 0.0
+        self.rest_ = state["rest"]
+        self.trained_ = None
+
+    def _read_clock(self) -> float:
+        now = monotonic()
+        self.elapsed_ += now - self.clock_
+        self.clock_ = now
+        return self.elapsed_
+
+    def _note_rest(self) -> None:
+        if self.trained_ is not None:
+            self.rest_ = self._read_clock() - self.trained_
+
+    def _has_time(self) -> bool:
+        """Return whether another step and the validation of its epoch fit."""
+        return self.elapsed_ + self.step_ + (self.rest_ or 0.0) <= self.seconds

@@ -9,11 +9,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from skunet.containers import Container, open_container, open_pairs, pick_items
+from skunet.fingerprint import checksum, describe
 from skunet.images import Images, check_pixels, open_images, subset
 from skunet.labels import LabelCodec, LabelCounts, count_labels, learn_codec
+from skunet.resizing import ResizedMasks, resize_mask
 from skunet.scaling import image_statistics
 
-__all__ = ["TrainingSet", "open_training_set"]
+__all__ = ["TrainingSet", "check_mask_size", "open_both", "open_training_set"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class TrainingSet:
         Pixels of each class.
     weights : ndarray of shape (N,), list of N arrays (*S), or None
     groups : ndarray of shape (N,) or None
+    checksum : int
+        Of the pixels of all images and masks.
     """
 
     images: Images
@@ -44,6 +48,7 @@ class TrainingSet:
     class_counts: np.ndarray
     weights: Any = None
     groups: np.ndarray | None = None
+    checksum: int = 0
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -56,6 +61,17 @@ class TrainingSet:
     def size(self, index: int) -> tuple[int, ...]:
         """Return the pixels per axis of one image."""
         return tuple(int(n) for n in self.sizes[index])
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this set from others, for a file."""
+        extras = [] if self.weights is None else list(self.weights)
+        extras += [] if self.groups is None else [self.groups]
+        return {
+            "images": len(self),
+            "classes": describe(self.codec.classes),
+            "pixels": self.checksum,
+            "weights and groups": checksum(*map(np.asarray, extras)),
+        }
 
     def select(self, indices: np.ndarray) -> "TrainingSet":
         """Return the images at `indices`, without reading any."""
@@ -104,15 +120,13 @@ def open_training_set(
     TypeError, ValueError
         With the index of the image, what was expected, and what to do.
     """
-    images, masks = _open_both(X, y)
-    rank = _check_rank(images, masks, spatial_ndim)
-    _check_flat_masks(images, masks)
-    opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
-    weights, groups = _check_weights(sample_weight, len(images)), _check_groups(groups, len(images))
-    keep = _weighted_images(weights, len(images))
-    if len(keep) < len(images):
+    opened, masks = open_both(X, y, spatial_ndim=spatial_ndim, n_channels=n_channels)
+    weights, groups = _check_weights(sample_weight, len(opened)), _check_groups(groups, len(opened))
+    weights = _resize_weights(weights, opened)
+    keep = _weighted_images(weights, len(opened))
+    if len(keep) < len(opened):
         opened, masks = subset(opened, keep), pick_items(masks, keep)
-    statistics, label_counts, sizes = _survey(opened, masks, positions=keep)
+    statistics, label_counts, sizes, pixels = _survey(opened, masks, positions=keep)
     codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label)
     weights = pick(weights, keep)
     if isinstance(weights, np.ndarray) and (weights == 1).all():
@@ -127,10 +141,40 @@ def open_training_set(
         class_counts,
         weights,
         pick(groups, keep),
+        pixels,
     )
 
 
-def _open_both(X: Any, y: Any) -> tuple[Container, Container]:
+def open_both(
+    X: Any, y: Any, *, spatial_ndim: int | None = None, n_channels: int | None = None
+) -> tuple[Images, Container]:
+    """Open images and masks, and settle from both which axis is what; see `open_training_set`."""
+    images, masks = _open_containers(X, y)
+    rank = _check_rank(images, masks, spatial_ndim)
+    _check_flat_masks(images, masks)
+    opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
+    return opened, _resize_masks(masks, opened)
+
+
+def _resize_masks(masks: Container, images: Images) -> Container:
+    """Return masks of the images' size, where these were resized."""
+    original_sizes = images.container.original_sizes
+    if original_sizes is None:
+        return masks
+    sizes = [images.size(index) for index in range(len(images))]
+    return replace(masks, items=ResizedMasks(masks, original_sizes, sizes), read=np.asarray, shape=None)
+
+
+def _resize_weights(weights: Any, images: Images) -> Any:
+    """Return weights of pixels in the images' size, where these were resized."""
+    original_sizes = images.container.original_sizes
+    if original_sizes is None or not isinstance(weights, list):
+        return weights
+    _check_pixel_weights(weights, np.array(original_sizes))
+    return [resize_mask(weight, images.size(index)) for index, weight in enumerate(weights)]
+
+
+def _open_containers(X: Any, y: Any) -> tuple[Container, Container]:
     if isinstance(X, Dataset):
         if y is not None:
             raise ValueError("y must be None where X is a Dataset, as its items are (image, mask) pairs.")
@@ -171,7 +215,7 @@ def _warn_of_flat_volumes(shape: tuple[int, ...]) -> None:
         f"X and y of shape {shape} are taken for volumes of {f'width {shape[-1]}' if is_last else 'depth 1'}. "
         f"For 2-D images pass masks without a channel axis, {'y[..., 0]' if is_last else 'and X[:, 0], y[:, 0]'}.",
         UserWarning,
-        stacklevel=6,
+        stacklevel=7,
     )
 
 
@@ -185,10 +229,10 @@ def _check_flat_masks(images: Container, masks: Container) -> None:
 
 def _survey(
     images: Images, masks: Container, *, positions: np.ndarray
-) -> tuple[np.ndarray, list[LabelCounts], np.ndarray]:
+) -> tuple[np.ndarray, list[LabelCounts], np.ndarray, int]:
     """Read every image and mask once: check them, and keep what is small."""
     statistics: list[np.ndarray] = []
-    counts, sizes = [], []
+    counts, sizes, pixels = [], [], 0
     for index, position in enumerate(positions):
         image = images[index]
         check_pixels(image, f"image {position}")
@@ -197,14 +241,17 @@ def _survey(
                 f"All images must have {len(statistics[0])} channels as the first; image {position} has {len(image)}."
             )
         mask = masks[index]
-        _check_size(image, mask, int(position))
+        check_mask_size(image, mask, int(position))
         statistics.append(image_statistics(image))
         counts.append(count_labels(mask, f"mask {position}"))
         sizes.append(mask.shape)
-    return np.stack(statistics), counts, np.array(sizes)
+        if images.container.kind != "dataset":  # which may draw anew each time it is read
+            pixels = checksum(image, mask, start=pixels)
+    return np.stack(statistics), counts, np.array(sizes), pixels
 
 
-def _check_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
+def check_mask_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
+    """Raise ValueError if an image (C, *S) and its mask differ in size."""
     size = image.shape[1:]
     if mask.shape == size:
         return

@@ -15,21 +15,26 @@ PACKAGE = Path(skunet.__file__).parent
 LAYERS = [
     ["__init__"],
     ["segmenter", "checks", "model_selection", "ensemble", "preprocessing", "learning_rate_finder"],
-    ["contract", "thresholds"],
+    [
+        *("contract_parameters", "contract_fitting", "contract_process", "contract_copies", "contract_containers"),
+        *("contract_prediction", "contract_labels", "contract_weights", "contract_errors"),
+    ],
+    ["contract", "thresholds", "image_transformer", "searches", "cross_validation", "cross_prediction"],
     ["net"],
+    ["resuming"],
     ["building"],
     ["batching", "callbacks"],
     ["image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"],
     ["patches", "persistence"],
     ["training_set", "files"],
-    ["images", "components", "tiling", "metrics", "datasets"],
+    ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
-    ["splits", "resizing", "state_file"],
-    ["randomness", "hardware", "hyperparameters", "interruption"],
+    ["resizing", "state_file", "fingerprint", "stored_parameters"],
+    ["randomness", "hardware", "hyperparameters", "interruption", "workers", "state_values"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
-    *("segmenter", "net", "building", "batching", "image_dataset"),
+    *("segmenter", "net", "resuming", "building", "batching", "image_dataset"),
     *("callbacks", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
     "learning_rate_finder",
 }

@@ -11,7 +11,7 @@ from conftest import make_segmenter
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
-from skunet.callbacks import Checkpoint, EarlyStopping, IoUScoring
+from skunet.callbacks import EarlyStopping, IoUScoring
 from skunet.metrics import iou_score
 from skunet.splits import hold_out
 
@@ -136,56 +136,6 @@ def test_a_terminal_gets_a_bar_with_loss_iou_rate_and_time_left(cells, monkeypat
     text = terminal.getvalue()
     for part in ("loss=", "IoU=", "patch/s", "/30", "<"):
         assert part in text
-
-
-# ---- checkpoints
-
-
-def test_checkpoints_hold_the_best_weights(cells, tmp_path):
-    X, y = cells
-    weights = Weights()
-    checkpoint = Checkpoint(tmp_path)
-    segmenter = make_segmenter(
-        max_epochs=4, callbacks=[("weights", weights), ("checkpoint", checkpoint)], callbacks__early_stopping=None
-    ).fit(X, y)
-    best = int(np.argmax(segmenter.history[:, "valid_iou"]))
-    folder = tmp_path / "run-0001"
-    assert sorted(path.name for path in folder.iterdir()) == ["history.json", "optimizer.pt", "params.pt"]
-    segmenter.load_params(f_params=folder / "params.pt")
-    assert same_state(weights.kept_[best], segmenter.module_)
-
-
-def test_each_fit_writes_to_a_folder_of_its_own(cells, tmp_path):
-    X, y = cells
-    segmenter = make_segmenter(callbacks=[Checkpoint(tmp_path)])
-    segmenter.fit(X, y)
-    segmenter.fit(X, y)
-    make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")]).fit(X, y)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run-0001", "run-0002"]
-
-
-def test_what_cannot_be_written_raises(cells, tmp_path):
-    X, y = cells
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        make_segmenter(callbacks=[Checkpoint(tmp_path / "file")]).fit(X, y)
-
-
-def test_searches_do_not_share_checkpoints(cells, tmp_path):
-    X, y = cells
-    search = GridSearchCV(
-        make_segmenter(max_epochs=2, callbacks=[Checkpoint(tmp_path, load_best=True)]),
-        {"filters": [2, 4]},
-        cv=2,
-        n_jobs=2,
-        error_score="raise",
-    ).fit(X, y)
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert len(list(tmp_path.iterdir())) == 5
-    with pytest.raises(ValueError, match=r"Checkpoint\(run=\.\.\.\) must be None in a search"):
-        GridSearchCV(
-            make_segmenter(callbacks=[Checkpoint(tmp_path, run="shared")]), {"filters": [2]}, cv=2, error_score="raise"
-        ).fit(X, y)
 
 
 # ---- Ctrl-C

@@ -1,0 +1,169 @@
+"""Hyperparameters in a file: values as they are, classes by name, and what a file cannot hold."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from skunet.state_values import is_storable
+
+__all__ = ["choose_parameters", "describe_parameters"]
+
+# Without these there is no prediction; whatever else a file cannot hold matters for training only.
+NEEDED = ("module", "predict_nonlinearity")
+# Where classes and functions are named and looked up, in this order. A name in a file leads nowhere else.
+ROOTS = (
+    *("skunet", "skunet.losses", "skunet.image_dataset"),
+    *("torch.nn", "torch.nn.functional", "torch.optim", "torch.utils.data", "skorch.dataset"),
+)
+COMPONENTS: dict[str, type] = {
+    "module": nn.Module,
+    "criterion": nn.Module,
+    "optimizer": torch.optim.Optimizer,
+    "dataset": Dataset,
+    "iterator_train": DataLoader,
+    "iterator_valid": DataLoader,
+}
+
+
+def describe_parameters(parameters: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    """Return what a file can hold of parameters.
+
+    Parameters
+    ----------
+    parameters : mapping of str to value
+        As from `get_params(deep=False)`.
+    seed : int
+        What a RandomState stands for.
+
+    Returns
+    -------
+    dict of str to dict
+        Of each parameter its "value"; or, of a class or function of skunet, torch or skorch, its "name"; or, of
+        anything else, as "missing" what it was.
+
+    Examples
+    --------
+    >>> describe_parameters({"depth": 4, "module": nn.Conv2d, "augment": print}, seed=0)
+    {'depth': {'value': 4}, 'module': {'name': 'torch.nn.Conv2d'}, 'augment': {'missing': 'builtins.print'}}
+    """
+    return {name: _describe(name, value, seed) for name, value in parameters.items()}
+
+
+def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
+    if isinstance(value, np.random.RandomState):
+        return {"value": seed}
+    if isinstance(value, torch.device):
+        return {"value": str(value)}
+    if is_storable(value):
+        return {"value": value}
+    name = getattr(value, "__name__", "")
+    for root in ROOTS:
+        if name and _look_up(f"{root}.{name}", parameter) is value:
+            return {"name": f"{root}.{name}"}
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        # Functions of torch that are written in C know no module.
+        return {"missing": f"{value.__module__}.{value.__qualname__}" if value.__module__ else f"torch.{name}"}
+    return {"missing": f"an instance of {type(value).__module__}.{type(value).__qualname__}"}
+
+
+def _look_up(name: str, parameter: str) -> Any:
+    """Return the class or function of that name if it can be the parameter, else None."""
+    root, _, attribute = name.rpartition(".")
+    if root not in ROOTS or attribute.startswith("_"):
+        return None
+    found = getattr(sys.modules.get(root), attribute, None)
+    if isinstance(found, type):
+        expected = COMPONENTS.get(parameter, nn.Module if "__" in parameter else ())
+        return found if issubclass(found, expected) else None
+    is_function = root == "torch.nn.functional" and isinstance(found, FunctionType | BuiltinFunctionType)
+    return found if is_function and (_is_needed(parameter) and parameter != "module") else None
+
+
+def _is_needed(parameter: str) -> bool:
+    return parameter in NEEDED or parameter.startswith("module__")
+
+
+def choose_parameters(
+    described: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], *, path: Any, stacklevel: int
+) -> dict[str, Any]:
+    """Return parameters from their description, those that are given instead of those described.
+
+    Parameters
+    ----------
+    described : mapping of str to dict
+        By `describe_parameters`.
+    given : mapping of str to value
+    path : str or path
+        What a message calls the file.
+    stacklevel : int
+        Of the warning.
+
+    Returns
+    -------
+    dict of str to value
+        Without those that have their default.
+
+    Raises
+    ------
+    ValueError
+        If a parameter without which there is no prediction is missing and not given, or a name is not known.
+
+    Warns
+    -----
+    UserWarning
+        If other parameters are missing and not given.
+    """
+    missing = {name: item["missing"] for name, item in described.items() if "missing" in item and name not in given}
+    _check_needed({name: text for name, text in missing.items() if _is_needed(name)}, path)
+    # Parameters of a component that is not there have nowhere to go.
+    left_out = [
+        name
+        for name in described
+        if name in missing or (name not in given and any(name.startswith(f"{other}__") for other in missing))
+    ]
+    if left_out:
+        warnings.warn(
+            f"{path} does not hold all that mattered in training; these parameters have their defaults: "
+            f"{', '.join(sorted(left_out))}. To train on, pass them to load.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+    rest = {name: item for name, item in described.items() if name not in left_out and name not in given}
+    return {name: _value(name, item, path) for name, item in rest.items()} | dict(given)
+
+
+def _check_needed(missing: Mapping[str, str], path: Any) -> None:
+    if missing:
+        needs = " and ".join(f"{name}={text!r}" for name, text in missing.items())
+        examples = ", ".join(
+            f"{name}={text.rpartition('.')[2]}{'(...)' if text.startswith('an instance') else ''}"
+            for name, text in missing.items()
+        )
+        raise ValueError(f"{path} needs {needs}, which a file cannot hold; pass {examples} to load.")
+
+
+def _value(parameter: str, item: Mapping[str, Any], path: Any) -> Any:
+    if "value" in item:
+        return _available(item["value"]) if parameter == "device" else item["value"]
+    found = _look_up(str(item["name"]), parameter)
+    if found is None:
+        raise ValueError(
+            f"{path} names {item['name']!r} as its {parameter}, which is not known here. Pass {parameter} to load."
+        )
+    return found
+
+
+def _available(device: str) -> str:
+    """Return the device if this machine has it, else "auto"."""
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return "auto"
+    return device

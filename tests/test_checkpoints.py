@@ -1,0 +1,310 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_segmenter
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import EpochScoring, LRScheduler
+from torch.optim import lr_scheduler
+
+from skunet import UNetSegmenter
+from skunet.callbacks import Checkpoint, EarlyStopping, LearningRateSchedule, ProgressBar, Resume, WeightAveraging
+from skunet.datasets import make_cells
+from skunet.state_file import read_state
+
+
+def resumable(folder, *callbacks, **parameters):
+    """Return a segmenter with dropout, momentum and files, so that there is much to restore."""
+    return make_segmenter(
+        **{"max_epochs": 10, "module__dropout": 0.3, "lr": 0.01} | parameters,
+        callbacks=[Checkpoint(folder), *callbacks, Resume(folder)],
+    )
+
+
+def assert_same_training(one, other):
+    """Weights, optimizer and history agree bit for bit."""
+    for name, value in one.module_.state_dict().items():
+        assert torch.equal(value, other.module_.state_dict()[name]), name
+    states = [net.optimizer_.state_dict() for net in (one, other)]
+    assert str(states[0]["param_groups"]) == str(states[1]["param_groups"])
+    for index, state in states[0]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, states[1]["state"][index][name]), name
+    for mine, theirs in zip(one.history, other.history, strict=True):
+        assert {**mine, "dur": 0} == {**theirs, "dur": 0}
+
+
+SCHEDULES = {
+    "constant": list,
+    "step": lambda: [LRScheduler(policy=lr_scheduler.StepLR, step_size=3)],
+    "milestones": lambda: [LRScheduler(policy=lr_scheduler.MultiStepLR, milestones=[2, 6])],
+    "cosine": lambda: [LRScheduler(policy=lr_scheduler.CosineAnnealingLR, T_max=10)],
+    "restarts": lambda: [LRScheduler(policy=lr_scheduler.CosineAnnealingWarmRestarts, T_0=4)],
+    "plateau": lambda: [LRScheduler(policy=lr_scheduler.ReduceLROnPlateau, monitor="valid_loss", patience=0)],
+    "one cycle": lambda: [LRScheduler(policy=lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=30, step_every="batch")],
+    "own": lambda: [LearningRateSchedule("one_cycle", warmup=0.2)],
+    "averaging": lambda: [WeightAveraging(0.9)],
+    "stopping": lambda: [EarlyStopping(monitor="valid_loss", lower_is_better=True, patience=4)],
+    "scoring": lambda: [EpochScoring(_score, lower_is_better=False, name="other")],
+}
+
+
+def _score(net, X, y):
+    return net.score(X, y)
+
+
+class Crash(ProgressBar):
+    """Fails in the midst of an epoch."""
+
+    def __init__(self, epoch=None):
+        self.epoch = epoch
+
+    def on_batch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise RuntimeError("the power is gone")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ten_epochs_equal_five_and_five_resumed(cells, tmp_path, schedule):
+    X, y = cells
+    whole = resumable(tmp_path / "whole", *SCHEDULES[schedule](), Crash()).fit(X, y)
+    # The horizon of a schedule is max_epochs: the first part must know of all ten.
+    first = resumable(tmp_path / "parts", *SCHEDULES[schedule](), Crash(6))
+    with pytest.raises(RuntimeError, match="power"):
+        first.fit(X, y)
+    torch.manual_seed(99)  # what a new process has in its generators is of no matter
+    second = resumable(tmp_path / "parts", *SCHEDULES[schedule](), Crash()).fit(X, y)
+    assert second.n_iter_ == whole.n_iter_
+    assert_same_training(second, whole)
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["run-0001"]
+
+
+def test_max_epochs_is_the_total(cells, tmp_path):
+    X, y = cells
+    assert resumable(tmp_path, max_epochs=2).fit(X, y).n_iter_ == 2
+    longer = resumable(tmp_path, max_epochs=5).fit(X, y)
+    assert longer.n_iter_ == 5
+    assert_same_training(longer, resumable(tmp_path / "other", max_epochs=5).fit(X, y))
+
+
+def test_a_complete_run_is_restored_without_training(cells, tmp_path):
+    X, y = cells
+    first = resumable(tmp_path, EarlyStopping(patience=2), max_epochs=30, lr=0.05).fit(X, y)
+    assert first.n_iter_ < 30
+    again = resumable(tmp_path, EarlyStopping(patience=2), max_epochs=30, lr=0.05).fit(X, y)
+    assert_same_training(again, first)
+    np.testing.assert_array_equal(again.predict_proba(X), first.predict_proba(X))
+
+
+def test_without_a_seed_a_run_goes_on_with_the_one_that_was_drawn(cells, tmp_path):
+    X, y = cells
+    first = resumable(tmp_path, random_state=None, max_epochs=2).fit(X, y)
+    second = resumable(tmp_path, random_state=None, max_epochs=4).fit(X, y)
+    assert second.seed_ == first.seed_
+    whole = resumable(tmp_path / "other", random_state=first.seed_, max_epochs=4).fit(X, y)
+    assert_same_training(second, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.02}, "lr was 0.01, is 0.02"),
+        ({"module__dropout": 0.5}, "module__dropout was 0.3, is 0.5"),
+        ({"optimizer": torch.optim.SGD}, "optimizer was 'torch.optim.adamw.AdamW', is 'torch.optim.sgd.SGD'"),
+        ({"precision": "bfloat16"}, "precision was 'float32', is 'bfloat16'"),
+        ({"callbacks__early_stopping__patience": 3}, "callbacks was "),
+    ],
+)
+def test_other_parameters_are_refused(cells, tmp_path, change, message):
+    X, y = cells
+    resumable(tmp_path, max_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match=f"Resume must find a run of the same parameters and data; got .*{message}"):
+        resumable(tmp_path, **({"max_epochs": 1} | change)).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X, y: (X[::-1], y),
+        lambda X, y: (X[:11], y[:11]),
+        lambda X, y: (X, np.roll(y, 1, axis=1)),
+        lambda X, y: (X, y * np.uint8(255)),
+    ],
+)
+def test_other_data_are_refused(cells, tmp_path, change):
+    X, y = cells
+    resumable(tmp_path, max_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"same parameters and data; got .*run-0001: data: "):
+        resumable(tmp_path, max_epochs=1).fit(*change(X, y))
+
+
+def test_other_weights_and_groups_are_refused(cells, tmp_path):
+    X, y = cells
+    groups = np.arange(12) // 2
+    resumable(tmp_path, max_epochs=1).fit(X, y, groups=groups)
+    with pytest.raises(ValueError, match="data: weights and groups was "):
+        resumable(tmp_path, max_epochs=1).fit(X, y, groups=groups // 2)
+    resumable(tmp_path, max_epochs=2).fit(X, y, groups=groups)
+
+
+def test_what_only_shows_or_speeds_up_training_may_differ(cells, tmp_path):
+    X, y = cells
+    resumable(tmp_path, max_epochs=1).fit(X, y)
+    change = {"iterator_train__num_workers": 1, "tile_size": 16, "callbacks__print_log": None}
+    assert resumable(tmp_path, max_epochs=2, **change).fit(X, y).n_iter_ == 2
+
+
+def test_damaged_files_are_refused(cells, tmp_path):
+    X, y = cells
+    resumable(tmp_path, max_epochs=1).fit(X, y)
+    path = tmp_path / "run-0001" / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"training\.safetensors is cut short"):
+        resumable(tmp_path, max_epochs=2).fit(X, y)
+
+
+def test_partial_fit_does_not_go_back(cells, tmp_path):
+    X, y = cells
+    segmenter = resumable(tmp_path, max_epochs=2).fit(X, y)
+    assert segmenter.partial_fit(X, y).n_iter_ == 4
+
+
+# ---- what is written
+
+
+def test_the_best_segmenter_is_there_for_load(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=6, lr=0.05, callbacks=[Checkpoint(tmp_path)]).fit(X, y)
+    folder = tmp_path / "run-0001"
+    assert {path.name for path in folder.iterdir()} == {"run.json", "training.safetensors", "best.safetensors"}
+    best = UNetSegmenter.load(folder / "best.safetensors")
+    np.testing.assert_array_equal(best.predict_proba(X), segmenter.predict_proba(X))
+    assert best.n_iter_ == int(np.argmax(segmenter.history[:, "valid_iou"])) + 1
+    assert json.loads((folder / "run.json").read_text())["parameters"]["filters"] == 4
+
+
+def test_without_validation_the_last_epoch_is_written(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=3, train_split=None, callbacks=[Checkpoint(tmp_path)]).fit(X, y)
+    best = UNetSegmenter.load(tmp_path / "run-0001" / "best.safetensors")
+    np.testing.assert_array_equal(best.predict(X), segmenter.predict(X))
+
+
+def test_each_fit_writes_to_a_folder_of_its_own(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(callbacks=[Checkpoint(tmp_path)])
+    segmenter.fit(X, y)
+    segmenter.fit(X, y)
+    make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")]).fit(X, y)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run-0001", "run-0002"]
+
+
+def test_what_cannot_be_written_raises(cells, tmp_path):
+    X, y = cells
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        make_segmenter(callbacks=[Checkpoint(tmp_path / "file")]).fit(X, y)
+
+
+def test_a_full_disk_raises_and_leaves_the_last_good_file(cells, tmp_path, monkeypatch):
+    X, y = cells
+    resumable(tmp_path, max_epochs=2).fit(X, y)
+    path = tmp_path / "run-0001" / "training.safetensors"
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            resumable(tmp_path, max_epochs=3).fit(X, y)
+    assert len(read_state(path, kind="training")["history"]) == 2
+    assert resumable(tmp_path, max_epochs=3).fit(X, y).n_iter_ == 3
+
+
+def test_searches_do_not_share_files(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=2, callbacks=[Checkpoint(tmp_path)])
+    search = GridSearchCV(segmenter, {"filters": [2, 4]}, cv=2, n_jobs=2, error_score="raise").fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert len(list(tmp_path.iterdir())) == 5
+    with pytest.raises(ValueError, match=r"Checkpoint\(run=\.\.\.\) must be None in a search"):
+        GridSearchCV(
+            make_segmenter(callbacks=[Checkpoint(tmp_path, run="shared")]), {"filters": [2]}, cv=2, error_score="raise"
+        ).fit(X, y)
+
+
+def test_a_search_finds_the_run_of_each_fit(cells, tmp_path):
+    X, y = cells
+
+    def search(max_epochs, filters):
+        return GridSearchCV(
+            resumable(tmp_path, max_epochs=max_epochs), {"filters": filters}, cv=2, n_jobs=2, error_score="raise"
+        ).fit(X, y)
+
+    search(2, [2])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert search(3, [2, 4]).best_estimator_.n_iter_ == 3
+    assert len(list(tmp_path.iterdir())) == 3 + 2 + 1 - (search(3, [2, 4]).best_params_["filters"] == 2)
+
+
+# ---- processes that are killed
+
+LENGTH = 60
+
+
+def train_until_killed(folder, result=None):
+    """Train as a user's script would: the same call each time."""
+    torch.set_num_threads(1)
+    X, y = make_cells(6, size=32, random_state=0)
+    segmenter = resumable(folder, LearningRateSchedule("cosine"), max_epochs=LENGTH, callbacks__early_stopping=None)
+    segmenter.fit(X, y)
+    if result is not None:
+        segmenter.save(result)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["skunet", "test_checkpoints"])
+    moments = random.Random(0)
+    n_kills, n_with_files = 0, 0
+    folder = tmp_path / "killed"
+    while n_kills < 20:
+        process = processes.Process(target=train_until_killed, args=(folder,))
+        process.start()
+        written = _last_write(folder)
+        while process.is_alive() and _last_write(folder) == written:  # it trains: an epoch is in a file
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.1))
+        assert process.is_alive(), "training was over before it could be killed 20 times: raise LENGTH"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        n_kills += 1
+        n_with_files += len(read_state(folder / "run-0001" / "training.safetensors", kind="training")["history"]) > 0
+    assert n_with_files == 20
+    for name in ("killed", "whole"):
+        process = processes.Process(target=train_until_killed, args=(tmp_path / name, tmp_path / f"{name}.result"))
+        process.start()
+        process.join()
+    killed, whole = (UNetSegmenter.load(tmp_path / f"{name}.result") for name in ("killed", "whole"))
+    assert killed.n_iter_ == whole.n_iter_ == LENGTH
+    for name, value in whole.module_.state_dict().items():
+        assert torch.equal(value, killed.module_.state_dict()[name]), name
+    assert [row["train_loss"] for row in killed.history] == [row["train_loss"] for row in whole.history]
+    assert {path.name for path in (folder / "run-0001").iterdir()} == {
+        "run.json",
+        "training.safetensors",
+        "best.safetensors",
+    }
+
+
+def _last_write(folder):
+    path = folder / "run-0001" / "training.safetensors"
+    return path.stat().st_mtime_ns if path.exists() else None
