@@ -70,6 +70,8 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
     def write_to(self, folder: Path | None, net: Any) -> None:
         """Write to the folder of an earlier run from now on; None makes a new one."""
         self.folder_ = folder or _make_folder(Path(self.dirname), self.run)
+        for leftover in self.folder_.glob(".*.unfinished"):  # of a process that was killed as it wrote
+            leftover.unlink(missing_ok=True)
         if folder is None:
             (self.folder_ / TRAINING).unlink(missing_ok=True)  # of an older run of that name
         _write_identity(self.folder_ / IDENTITY, net.describe_training())

@@ -15,6 +15,7 @@ from unittest import SkipTest
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils import get_tags
 from sklearn.utils.validation import has_fit_parameter
 
 from skunet.datasets import make_cells
@@ -131,6 +132,13 @@ def need_method(estimator: Any, name: str) -> None:
     """Skip the check where the estimator lacks a method."""
     if not hasattr(estimator, name):
         _skip(estimator, f"has no method {name}")
+
+
+def need_many_classes(estimator: Any) -> None:
+    """Skip the check where the estimator says in its tags that it takes two classes only."""
+    tags = get_tags(estimator).classifier_tags
+    if tags is not None and not tags.multi_class:
+        _skip(estimator, "takes two classes only")
 
 
 def need_fit_argument(estimator: Any, name: str, *, method: str = "fit") -> None:

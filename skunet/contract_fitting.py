@@ -18,6 +18,7 @@ from skunet.contract import (
     fit_fresh,
     make_fresh,
     need_fit_argument,
+    need_many_classes,
     need_method,
     need_parameter,
     predict_all,
@@ -40,6 +41,7 @@ def check_fit_twice(estimator: Any, data: ContractData) -> None:
 
 def check_refit_forgets(estimator: Any, data: ContractData) -> None:
     """Each fit starts anew: images of other channels and masks of other labels seen before must leave no trace."""
+    need_many_classes(estimator)
     if make_fresh(estimator).get_params().get("warm_start"):
         need_parameter(estimator, "warm_start=False")
     fitted = fit_fresh(estimator, data.X_colour, data.y_three)

@@ -12,6 +12,7 @@ from skunet.contract import (
     fit_fresh,
     make_fresh,
     need_fit_argument,
+    need_many_classes,
     need_method,
     need_parameter,
     predict_all,
@@ -63,6 +64,7 @@ def _check_labels(estimator: Any, data: ContractData, labels: np.ndarray) -> Non
 
 def check_classes(estimator: Any, data: ContractData) -> None:
     """`classes_` says what each probability belongs to: the labels of y, sorted, each once."""
+    need_many_classes(estimator)
     names = np.array([40, 10, 30])
     fitted = fit_fresh(estimator, data.X, names[data.y_three])
     expect(isinstance(fitted.classes_, np.ndarray), "classes_ must be an ndarray.")

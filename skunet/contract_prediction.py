@@ -12,6 +12,7 @@ from skunet.contract import (
     fit_fresh,
     make_fresh,
     need_fit_argument,
+    need_many_classes,
     need_method,
     need_parameter,
     predict_all,
@@ -72,6 +73,7 @@ def check_predict_changes_nothing(estimator: Any, data: ContractData) -> None:
 
 def check_proba_form(estimator: Any, data: ContractData) -> None:
     """Scorers pick `[:, k]` as the map of `classes_[k]`: probabilities are (N, K, *S) float32, of sum 1 over axis 1."""
+    need_many_classes(estimator)
     need_method(estimator, "predict_proba")
     for y, n_classes in ((data.y, 2), (data.y_three, 3)):
         proba = np.asarray(fit_fresh(estimator, data.X, y).predict_proba(data.X))
@@ -85,6 +87,7 @@ def check_proba_form(estimator: Any, data: ContractData) -> None:
 
 def check_proba_agrees(estimator: Any, data: ContractData) -> None:
     """Labels and probabilities are two views of one prediction: the label is that of the largest probability."""
+    need_many_classes(estimator)
     need_method(estimator, "predict_proba")
     fitted = fit_fresh(estimator, data.X, data.y_three * np.uint8(100))
     proba = np.asarray(fitted.predict_proba(data.X))
@@ -95,6 +98,7 @@ def check_proba_agrees(estimator: Any, data: ContractData) -> None:
 
 def check_score(estimator: Any, data: ContractData) -> None:
     """Searches maximise `score`: it is the mean IoU of `predict`, from one table of counts over all pixels."""
+    need_many_classes(estimator)
     need_method(estimator, "score")
     fitted = fit_fresh(estimator, data.X, data.y_three)
     for y in (data.y_three, data.y, data.y_three[::-1]):
