@@ -10,6 +10,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skunet.containers import object_array
 from skunet.image_array import find_labels, give_back, indexable_pair
+from skunet.image_by_image import find_setting
 
 __all__ = ["cross_val_predict"]
 
@@ -117,10 +118,8 @@ def _all_classes(predictions: np.ndarray, masks: Any, estimator: Any) -> np.ndar
     found = [classes for classes, _ in predictions]
     if masks is not None:
         labels = find_labels(masks)
-        names = [name for name in estimator.get_params() if name.split("__")[-1] == "ignore_label"]
-        for ignored in (estimator.get_params()[name] for name in names):
-            labels = labels if ignored is None else labels[labels != ignored]
-        found.append(labels)
+        ignored = find_setting(estimator, "ignore_label")
+        found.append(labels if ignored is None else labels[labels != ignored])
     return np.unique(np.concatenate(found))
 
 

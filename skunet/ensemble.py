@@ -11,8 +11,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from skunet.image_by_image import LabelledImages, map_images, score_masks
 from skunet.labels import LabelCodec
-from skunet.thresholds import LabelledImages, map_images, score_masks
 
 __all__ = ["VotingClassifier"]
 

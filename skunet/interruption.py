@@ -6,6 +6,9 @@ from types import FrameType
 
 __all__ = ["is_in_search", "is_raised_by_statement"]
 
+# Where estimators are fitted one after the other.
+SEARCHES = ("sklearn.model_selection.", "skunet.thresholds", "skunet.ensemble")
+
 
 def is_raised_by_statement(error: BaseException) -> bool:
     """Return whether the exception comes from a `raise` statement rather than from a signal.
@@ -22,10 +25,10 @@ def is_raised_by_statement(error: BaseException) -> bool:
 
 
 def is_in_search() -> bool:
-    """Return whether one of scikit-learn's model selection tools is calling, also in a joblib worker."""
+    """Return whether scikit-learn's model selection, or an estimator of several, is calling, also in a worker."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("sklearn.model_selection."):
+        if frame.f_globals.get("__name__", "").startswith(SEARCHES):
             return True
         frame = frame.f_back
     return False

@@ -5,15 +5,13 @@ from typing import Any, Self
 
 import torch
 from sklearn.base import ClassifierMixin
-from skorch.utils import is_dataset
 from torch.utils.data import DataLoader
 
-from skunet.containers import open_container, open_pairs
 from skunet.hyperparameters import check_hyperparameters, check_keywords
+from skunet.image_by_image import score_masks
 from skunet.image_dataset import ImageDataset
 from skunet.interruption import is_in_search, is_raised_by_statement
 from skunet.losses import CrossEntropyDiceLoss
-from skunet.metrics import iou_score
 from skunet.net import SegmentationNet
 from skunet.network import UNet
 from skunet.training_set import TrainingSet
@@ -59,7 +57,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names;
         maps (N, C, *S) to logits (N, K, *S). An instance is used as it is.
     criterion : type, default=CrossEntropyDiceLoss
-        Called with logits (N, K, *S) and class indices (N, *S), -1 = ignore.
+        Called with logits (N, K, *S), `NLLLoss` with their log-softmax, and class indices (N, *S), -1 = ignore.
     optimizer : type, default=torch.optim.AdamW
     lr : float, default=1e-3
     max_epochs : int, default=100
@@ -95,7 +93,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     classes_ : ndarray of shape (K,)
         Sorted labels, without `ignore_label`, in the dtype of `y`.
     class_counts_ : ndarray of shape (K,)
-        Pixels of each class in `y`.
+        Pixels of each class in `y`, those without weight not counted.
     n_channels_in_ : int
     spatial_ndim_ : int
         2 for images, 3 for volumes.
@@ -342,9 +340,4 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         float
             In 0..1.
         """
-        masks = open_pairs(X)[1] if is_dataset(X) and y is None else open_container(y, "y")
-        if len(X) != len(masks):
-            raise ValueError(f"X and y must have the same number of images; got {len(X)} images, {len(masks)} masks.")
-        truth = [masks[index] for index in range(len(masks))]
-        predicted = list(self.predict(X))
-        return float(iou_score(truth, predicted, ignore_label=self.ignore_label, sample_weight=sample_weight))
+        return score_masks(self, X, y, sample_weight)

@@ -24,8 +24,11 @@ LAYERS = [
     ["resuming"],
     ["building"],
     ["batching", "callbacks"],
-    ["image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"],
-    ["patches", "persistence"],
+    [
+        *("image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+        "threshold_scores",
+    ],
+    ["patches", "persistence", "image_by_image"],
     ["training_set", "files"],
     ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],

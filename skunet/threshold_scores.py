@@ -1,0 +1,185 @@
+"""Scores of binary masks at many thresholds, from one histogram of the foreground's probabilities."""
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from skunet.image_by_image import LabelledImages, find_setting, select_images
+from skunet.labels import LabelCodec, count_labels, learn_codec
+from skunet.metrics import dice_score, iou_score, pixel_accuracy, precision_score, recall_score
+
+__all__ = [
+    "Histogram",
+    "candidate_thresholds",
+    "check_binary",
+    "check_masks",
+    "count_thresholds",
+    "find_score",
+    "score_tables",
+]
+
+SCORES: dict[str, Callable[..., Any]] = {
+    "iou": iou_score,
+    "dice": dice_score,
+    "accuracy": pixel_accuracy,
+    "precision": precision_score,
+    "recall": recall_score,
+}
+# Pixels that are counted at a time.
+BLOCK = 1 << 20
+
+
+def candidate_thresholds(thresholds: Any) -> np.ndarray:
+    """Return the thresholds (T,) to try, ascending; see `TunedThresholdClassifierCV`.
+
+    Raises
+    ------
+    ValueError
+        If these are no numbers from 0 to 1, or fewer than 2 are asked for.
+
+    Examples
+    --------
+    >>> candidate_thresholds(4)
+    array([0.  , 0.25, 0.5 , 0.75])
+    """
+    is_whole = isinstance(thresholds, Integral)
+    if is_whole and thresholds >= 2:
+        return np.arange(int(thresholds)) / int(thresholds)
+    values = np.unique(thresholds)
+    if is_whole or values.dtype.kind not in "uif" or len(values) == 0 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"thresholds must be a whole number of at least 2, or numbers from 0 to 1; got {thresholds!r}."
+        )
+    return values.astype(np.float64)
+
+
+class Histogram:
+    """How many pixels of either class have a probability between one threshold and the next.
+
+    Parameters
+    ----------
+    thresholds : ndarray of shape (T,), float64, ascending
+
+    Examples
+    --------
+    >>> histogram = Histogram(np.array([0.25, 0.75]))
+    >>> histogram.add(np.array([0.1, 0.5, 0.9]), np.array([0, 1, 1]))
+    >>> histogram.tables().tolist()
+    [[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [1.0, 1.0]]]
+    """
+
+    def __init__(self, thresholds: np.ndarray) -> None:
+        self.thresholds = thresholds
+        self.amounts = np.zeros((2, len(thresholds) + 1))
+
+    def add(self, probabilities: np.ndarray, truth: np.ndarray, weight: Any = None) -> None:
+        """Count the pixels of an image.
+
+        Parameters
+        ----------
+        probabilities : ndarray of shape (*S), float
+        truth : ndarray of shape (*S), int
+            Class indices; -1 counts nowhere.
+        weight : float or ndarray of shape (*S), optional
+        """
+        weights = None if weight is None else np.broadcast_to(np.asarray(weight, np.float64), truth.shape).ravel()
+        probabilities, truth = probabilities.ravel(), truth.ravel()
+        for start in range(0, truth.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            is_counted = truth[block] >= 0
+            bins = np.searchsorted(self.thresholds, probabilities[block][is_counted], side="right")
+            codes = truth[block][is_counted] * self.amounts.shape[1] + bins
+            block_weights = None if weights is None else weights[block][is_counted]
+            counts = np.bincount(codes, block_weights, minlength=self.amounts.size)
+            self.amounts += counts.reshape(self.amounts.shape)
+
+    def tables(self) -> np.ndarray:
+        """Return the confusion counts (T, 2, 2) at each threshold: rows truth, columns prediction.
+
+        A pixel is foreground where its probability is at least the threshold.
+        """
+        is_foreground = self.amounts[:, ::-1].cumsum(axis=1)[:, -2::-1]  # (2, T)
+        is_background = self.amounts.cumsum(axis=1)[:, :-1]  # (2, T)
+        return np.stack([is_background, is_foreground], axis=-1).swapaxes(0, 1)  # (T, 2, 2)
+
+
+def count_thresholds(estimator: Any, images: LabelledImages, thresholds: np.ndarray) -> np.ndarray:
+    """Return the confusion counts (T, 2, 2) of a fitted estimator at each threshold, one image at a time."""
+    classes = check_masks(estimator, images, estimator.classes_)
+    codec = LabelCodec(classes, find_setting(estimator, "ignore_label"))
+    masks = images.masks()
+    weights = [None] * len(masks) if images.sample_weight is None else list(images.sample_weight)
+    histogram = Histogram(thresholds)
+    for index, weight in enumerate(weights):
+        image = select_images(images.X, np.array([index]))
+        histogram.add(estimator.predict_proba(image)[0][1], codec.encode(masks[index]), weight)
+    return histogram.tables()
+
+
+def score_tables(tables: np.ndarray, classes: np.ndarray, score: Callable[..., Any]) -> np.ndarray:
+    """Return the score (T,) of each table of counts (T, 2, 2): of one pixel per cell, which weighs its count.
+
+    Examples
+    --------
+    >>> score_tables(np.array([[[2, 0], [1, 1]]]), np.array([0, 255]), pixel_accuracy)
+    array([0.75])
+    """
+    truth, predicted = np.repeat(classes, 2), np.tile(classes, 2)
+    return np.array([score(truth, predicted, sample_weight=table.ravel()) for table in tables], np.float64)
+
+
+def find_score(scoring: Any) -> Callable[..., Any] | None:
+    """Return the function of truth, prediction and weights that `scoring` stands for.
+
+    Parameters
+    ----------
+    scoring : see `TunedThresholdClassifierCV`
+
+    Returns
+    -------
+    callable, or None
+        None for a callable that is no scorer of `skunet.metrics`: it may not be a function of the counts.
+
+    Raises
+    ------
+    ValueError
+        If there is no score of this name.
+    """
+    if scoring is None or (isinstance(scoring, str) and scoring in SCORES):
+        return SCORES[scoring or "iou"]
+    if not callable(scoring):
+        raise ValueError(f"scoring must be one of {list(SCORES)}, a scorer or a callable; got {scoring!r}.")
+    # What make_scorer was given can be read nowhere else.
+    metric: Any = getattr(scoring, "_score_func", None)
+    if metric not in SCORES.values():
+        return None
+    return lambda *masks, **weights: scoring._sign * metric(*masks, **scoring._kwargs, **weights)
+
+
+def check_masks(estimator: Any, images: LabelledImages, classes: Any) -> np.ndarray:
+    """Return the two labels of masks for an estimator; raise ValueError if there are others, or more.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its `ignore_label`, or that of an estimator inside it, is no class.
+    images : LabelledImages
+    classes : sequence of labels or None
+        Labels to expect; None takes those of the masks.
+    """
+    masks = images.masks()
+    counts = [count_labels(masks[index], masks.describe(index)) for index in range(len(masks))]
+    codec, _ = learn_codec(counts, classes=classes, ignore_label=find_setting(estimator, "ignore_label"))
+    return check_binary(codec.classes)
+
+
+def check_binary(classes: np.ndarray) -> np.ndarray:
+    """Return the labels; raise ValueError if they are not two."""
+    if len(classes) != 2:
+        raise ValueError(
+            f"A threshold needs exactly 2 classes; got {len(classes)}: {classes.tolist()}. "
+            "Make masks of one class against the rest, e.g. (y == label), or use the estimator without a threshold."
+        )
+    return classes
