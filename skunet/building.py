@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import skorch.callbacks
 import torch
-from skorch.callbacks import PrintLog
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
@@ -79,8 +79,9 @@ class NetworkBuilding(ImageBatching):
         if asked - set(names):
             raise ValueError(f"callbacks__* must name one of {names}; got {sorted(asked - set(names))}.")
         super().initialize_callbacks()
-        # Files are written of an epoch once all others have heard of its end; the log says so.
-        self.callbacks_.sort(key=lambda pair: isinstance(pair[1], PrintLog) * 2 + isinstance(pair[1], Checkpoint))
+        # Scores are there before they are judged, and files are written once all others have heard of the epoch's end.
+        last = (skorch.callbacks.EarlyStopping, Checkpoint, skorch.callbacks.PrintLog)
+        self.callbacks_.sort(key=lambda pair: sum((i + 1) * isinstance(pair[1], kind) for i, kind in enumerate(last)))
         return self
 
     # ---- building and keeping the network

@@ -80,7 +80,8 @@ class SegmentationNet(Persistence, ResumableTraining):
             except KeyboardInterrupt as error:
                 if not is_raised_by_statement(error):
                     raise
-                self.is_stopping_ = True
+                # Training that ended for want of time is complete only as long as there is none.
+                self.is_stopping_ |= not isinstance(callback, TimeLimit)
                 stops = [error]
         if stops:
             raise stops.pop()  # popped, as its traceback holds this frame, and with it the images
@@ -126,7 +127,7 @@ class SegmentationNet(Persistence, ResumableTraining):
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
         """Return the loss of logits against a batch of labels."""
-        if isinstance(self.criterion_, nn.NLLLoss):
+        if isinstance(getattr(self.criterion_, "_orig_mod", self.criterion_), nn.NLLLoss):  # also a compiled one
             y_pred = torch.log_softmax(y_pred, dim=1)
         target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
         weights = unpack_inputs(X)[2] if X is not None else None
