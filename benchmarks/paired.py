@@ -36,9 +36,9 @@ def paired_ratio(a: Callable[[], Any], b: Callable[[], Any], repeats: int = 7) -
     pairs = [(_seconds(a), _seconds(b)) for _ in range(repeats + 1)][1:]
     return {
         "repeats": repeats,
-        "ratio": _spread([first / second for first, second in pairs]),
-        "a_seconds": _spread([first for first, _ in pairs]),
-        "b_seconds": _spread([second for _, second in pairs]),
+        "ratio": summary([first / second for first, second in pairs]),
+        "a_seconds": summary([first for first, _ in pairs]),
+        "b_seconds": summary([second for _, second in pairs]),
     }
 
 
@@ -87,7 +87,8 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def summary(values: list[float]) -> dict[str, float]:
+    """Return the median, the quartiles and the extremes."""
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {
         "median": quartiles[1],

@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,13 +11,18 @@ from torch import Tensor, nn
 
 from skunet.labels import LabelCodec
 
-__all__ = ["accepted", "class_weights", "criterion_arguments", "weighted_loss"]
+__all__ = ["accepted", "class_weights", "criterion_arguments", "uncompiled", "weighted_loss"]
 
 
 def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a class or factory names in its signature and that a partial leaves open."""
     names = set(inspect.signature(component).parameters) - set(getattr(component, "keywords", {}))
     return {name: value for name, value in arguments.items() if name in names}
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that a compiled one wraps, whose weights carry no prefix; any other as it is."""
+    return cast(nn.Module, getattr(module, "_orig_mod", module))
 
 
 def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCodec, counts: np.ndarray) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skunet.components import uncompiled
 from skunet.scaling import image_scaling, image_statistics, scale
 from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
 
@@ -125,8 +126,7 @@ def geometry_of(module: nn.Module, *, size_multiple: int) -> Geometry:
     size_multiple : int
         Of input sides, for a module that does not say.
     """
-    # A compiled module wraps the one it was made of.
-    plain: Any = getattr(module, "_orig_mod", module)
+    plain: Any = uncompiled(module)
     if hasattr(plain, "receptive_field"):
         return cast(Geometry, plain)
     return PlainGeometry(getattr(plain, "size_multiple", size_multiple))

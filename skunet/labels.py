@@ -288,4 +288,5 @@ class LabelCodec:
             masks = masks.astype(self.classes.dtype)
         if masks.dtype.kind == "u" and masks.dtype.itemsize > 1:
             masks = masks.astype(np.int64)  # torch computes little in wide unsigned types
-        return torch.as_tensor(np.ascontiguousarray(masks))
+        masks = np.ascontiguousarray(masks)
+        return torch.as_tensor(masks if masks.flags.writeable else masks.copy())

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
 __all__ = ["LearningRateFinder"]
@@ -193,6 +194,8 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
         ------
         ImportError
             Without matplotlib.
+        NotFittedError
+            Before `fit`.
         """
         try:
             from matplotlib import pyplot
@@ -201,6 +204,7 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
                 "LearningRateFinder.plot needs the package matplotlib. "
                 "Install it with the extra: pip install 'skunet[plot]'."
             ) from error
+        check_is_fitted(self)
         axes = pyplot.subplots()[1] if ax is None else ax
         axes.plot(self.learning_rates_, self.losses_)
         axes.axvline(self.suggestion_, color="0.5", linestyle="--", label=f"suggestion: {self.suggestion_:.1e}")

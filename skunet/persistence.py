@@ -12,6 +12,7 @@ import torch
 from torch.backends import cudnn
 
 import skunet
+from skunet.components import uncompiled
 from skunet.hyperparameters import check_hyperparameters
 from skunet.labels import LabelCodec
 from skunet.randomness import make_generator
@@ -58,8 +59,8 @@ class Persistence:
         """Write the fitted segmenter to one file, without pickle; `load` reads it.
 
         The file is in safetensors format: weights as tensors; hyperparameters, labels, scaling, history (but for the
-        records of batches) and versions as JSON in its header; and a digest of it all. It does not hold the state of
-        optimizer and callbacks. An older file is replaced in one step.
+        records of batches) and versions as JSON in its header; and a digest of it all. It holds neither callbacks nor
+        the state of the optimizer. An older file is replaced in one step.
 
         Parameters
         ----------
@@ -95,7 +96,7 @@ class Persistence:
             "fitted": fitted,
             "ignore_label": self.codec_.ignore_label,
             "built_with": {name: self.built_with_[name] for name in BUILT_WITH if name in self.built_with_},
-            "weights": dict(_plain(self.module_).state_dict()),
+            "weights": dict(uncompiled(self.module_).state_dict()),
             "history": [{**row, "batches": []} for row in self.history_],
             "probe": self._make_probe(fitted),
         }
@@ -138,8 +139,8 @@ class Persistence:
         Warns
         -----
         UserWarning
-            If parameters that matter for training only, such as callbacks, are neither in the file nor passed: they
-            have their defaults.
+            If parameters that matter for training only, such as a function for `augment`, are neither in the file nor
+            passed: they have their defaults.
         """
         given = parameters if device is None else parameters | {"device": device}
         check_hyperparameters(given)
@@ -166,10 +167,10 @@ class Persistence:
         self.initialize()
         vars(self).update(for_next_fit | fitted)  # initialize draws a seed of its own
         try:
-            _plain(self.module_).load_state_dict(state["weights"])
+            uncompiled(self.module_).load_state_dict(state["weights"])
         except RuntimeError as error:
             raise ValueError(
-                f"{path} holds weights that do not fit the module {type(_plain(self.module_)).__name__}. "
+                f"{path} holds weights that do not fit the module {type(uncompiled(self.module_)).__name__}. "
                 f"Pass the module that was fitted. {_compare_versions(state)}"
             ) from error
         self.history_ = type(self.history_)(state["history"])
@@ -219,11 +220,6 @@ def _draw_image(fitted: dict[str, Any]) -> np.ndarray:
         noise = noise * divisor + offset
     image: np.ndarray = noise.astype(np.float32)
     return image
-
-
-def _plain(module: Any) -> Any:
-    """Return the module that a compiled one wraps, as its weights carry no prefix."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _versions() -> dict[str, str]:

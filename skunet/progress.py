@@ -72,6 +72,8 @@ class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is no
 
     def format_row(self, row: Any, key: str, color: str) -> Any:
         """Format one number; in colour where it is the best so far and a terminal shows it."""
+        if key == "event_lr":
+            return f"{row[key]:.1e}"
         return super().format_row(row if sys.stdout.isatty() else {key: row[key]}, key, color)
 
     def _sink(self, text: str, verbose: int) -> None:

@@ -3,14 +3,15 @@
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import torch
 from skorch.callbacks import EpochTimer, PrintLog
 from torch import Tensor, nn
 
 from skunet.building import NetworkBuilding
 from skunet.callbacks import Checkpoint, ProgressBar, Resume, TimeLimit
+from skunet.components import uncompiled
 from skunet.fingerprint import describe
+from skunet.state_values import is_storable
 
 __all__ = ["ResumableTraining"]
 
@@ -43,14 +44,16 @@ class ResumableTraining(NetworkBuilding):
         if resume is None or not is_fresh:
             return int(self.max_epochs)
         resume.resume(self)
-        return 0 if self.is_stopping_ else max(0, self.max_epochs - self.n_iter_)
+        limits = [item for _, item in self.callbacks_ if isinstance(item, TimeLimit)]
+        is_over = self.is_stopping_ or not all(limit.has_time() for limit in limits)
+        return 0 if is_over else max(0, self.max_epochs - self.n_iter_)
 
     def training_state(self) -> dict[str, Any]:
         """Return what the next epoch depends on, but for parameters and data."""
         return {
             "seed": self.seed_,
             "is_stopping": self.is_stopping_,
-            "module": _plain(self.module_).state_dict(),
+            "module": uncompiled(self.module_).state_dict(),
             "criterion": self.criterion_.state_dict() if isinstance(self.criterion_, nn.Module) else {},
             "optimizer": self.optimizer_.state_dict(),
             "scaler": self.scaler_.state_dict(),
@@ -62,7 +65,7 @@ class ResumableTraining(NetworkBuilding):
         """Go back to what `training_state` returned, with the same parameters and data."""
         self.seed_ = state["seed"]
         self.is_stopping_ = state["is_stopping"]
-        _plain(self.module_).load_state_dict(state["module"])
+        uncompiled(self.module_).load_state_dict(state["module"])
         if isinstance(self.criterion_, nn.Module):
             self.criterion_.load_state_dict(state["criterion"])
         self.history_ = type(self.history_)(state["history"])
@@ -73,11 +76,6 @@ class ResumableTraining(NetworkBuilding):
         _lay_out(self.optimizer_)
         if self.scaler_.is_enabled():
             self.scaler_.load_state_dict(state["scaler"])
-
-
-def _plain(module: Any) -> Any:
-    """Return the module that a compiled one wraps, as its keys carry no prefix."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
@@ -97,7 +95,7 @@ def callback_state(callback: Any) -> dict[str, Any]:
         return {"own": callback.state_dict()}
     fitted = {name: value for name, value in vars(callback).items() if name.endswith("_") and name not in CACHES}
     return {
-        "plain": {name: value for name, value in fitted.items() if _is_plain(value)},
+        "plain": {name: value for name, value in fitted.items() if is_storable(value)},
         "parts": {name: _part_state(value) for name, value in fitted.items() if _has_state(value)},
     }
 
@@ -121,14 +119,3 @@ def _part_state(part: Any) -> dict[str, Any]:
 
 def _has_state(value: Any) -> bool:
     return hasattr(value, "load_state_dict") and not isinstance(value, type)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a state file can hold the value."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str | int | float) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "buifU"
-    return value is None or isinstance(value, bool | int | float | str | Tensor | np.generic)

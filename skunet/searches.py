@@ -14,6 +14,8 @@ __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "Rand
 class ImageSearch:
     """What the searches have in common: they hand scikit-learn images that it can split."""
 
+    estimator: Any
+
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Try the parameters, then fit the best on all images.
 

@@ -60,9 +60,8 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         elif "valid_batch_count" in net.history[-1] and not self.has_warned_:
             self.has_warned_ = True
             warnings.warn(
-                f"EarlyStopping finds no {self.monitor!r} in the history when an epoch ends, and does nothing. Put it "
-                "after the callback that records its monitor: callbacks__early_stopping=None and "
-                "callbacks=[..., EarlyStopping(monitor=...)].",
+                f"EarlyStopping.monitor must name a record of the history; got {self.monitor!r}, which no callback "
+                f"makes, so that training is not stopped. There are {', '.join(sorted(set(net.history[-1])))}.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -131,20 +130,22 @@ class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
     def cut(self, batches: Iterable[Any], n_batches: int) -> Iterator[Any]:
         """Yield the training batches of an epoch for which there is time, at least one."""
         begin = self._read_clock()
-        for batch in batches:
+        is_guessing, shortest = self.rest_ is None, float("inf")
+        for number, batch in enumerate(batches):
             yield batch
             self.step_ = self._read_clock() - begin
             begin = self.elapsed_
-            if self.rest_ is None:
-                self.rest_ = self.step_ * n_batches * self.valid_share_ / 2
-            if not self._has_time():
+            if is_guessing and number > 0:  # the very first step is slow, and says nothing
+                shortest = min(shortest, self.step_)
+                self.rest_ = shortest * n_batches * self.valid_share_ / 2
+            if not self.has_time():
                 break
         self.trained_ = self.elapsed_
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """End training when there is no time for another step and its validation."""
         self._note_rest()
-        if self._has_time():
+        if self.has_time():
             return
         if net.verbose:
             tqdm.write(f"Stopping since the time limit of {self.seconds:g} seconds is reached.")
@@ -177,6 +178,6 @@ class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
         if self.trained_ is not None:
             self.rest_ = self._read_clock() - self.trained_
 
-    def _has_time(self) -> bool:
+    def has_time(self) -> bool:
         """Return whether another step and the validation of its epoch fit."""
         return self.elapsed_ + self.step_ + (self.rest_ or 0.0) <= self.seconds

@@ -118,7 +118,7 @@ def choose_parameters(
     Warns
     -----
     UserWarning
-        If other parameters are missing and not given.
+        If other parameters, callbacks excepted, are missing and not given.
     """
     missing = {name: item["missing"] for name, item in described.items() if "missing" in item and name not in given}
     _check_needed({name: text for name, text in missing.items() if _is_needed(name)}, path)
@@ -128,10 +128,12 @@ def choose_parameters(
         for name in described
         if name in missing or (name not in given and any(name.startswith(f"{other}__") for other in missing))
     ]
-    if left_out:
+    # Callbacks have seen the training that the file is the result of: nobody expects them to come back.
+    unexpected = sorted(name for name in left_out if name.partition("__")[0] != "callbacks")
+    if unexpected:
         warnings.warn(
             f"{path} does not hold all that mattered in training; these parameters have their defaults: "
-            f"{', '.join(sorted(left_out))}. To train on, pass them to load.",
+            f"{', '.join(unexpected)}. To train on, pass them to load.",
             UserWarning,
             stacklevel=stacklevel + 1,
         )

@@ -33,7 +33,7 @@ class TrainingSet:
         By `scaling.image_statistics`.
     codec : LabelCodec
     class_counts : ndarray of shape (K,)
-        Pixels of each class.
+        Pixels of each class that have any weight.
     weights : ndarray of shape (N,), list of N arrays (*S), or None
     groups : ndarray of shape (N,) or None
     checksum : int
@@ -132,6 +132,8 @@ def open_training_set(
     if isinstance(weights, np.ndarray) and (weights == 1).all():
         weights = None  # dropping the others is then the same as fitting without them, bit for bit
     _check_pixel_weights(weights, sizes)
+    if isinstance(weights, list):
+        class_counts = _count_weighted(codec, masks, weights)
     return TrainingSet(
         opened,
         masks,
@@ -314,3 +316,12 @@ def _check_pixel_weights(weights: Any, sizes: np.ndarray) -> None:
                 f"sample_weight must be one number per image or have the size of the mask {tuple(size.tolist())}; "
                 f"got {weight.shape} for image {index}."
             )
+
+
+def _count_weighted(codec: LabelCodec, masks: Container, weights: list[np.ndarray]) -> np.ndarray:
+    """Return how many pixels of each class have any weight, (K,)."""
+    counts = np.zeros(len(codec.classes), dtype=np.int64)
+    for index, weight in enumerate(weights):
+        indices = codec.encode(masks[index][weight > 0])
+        counts += np.bincount(indices[indices >= 0], minlength=len(counts))
+    return counts

@@ -67,6 +67,7 @@ def test_cells_are_segmented_better_than_by_the_baselines(tmp_path):
     assert iio.imread(tmp_path / "first_segmentation" / "overview.png").shape == (4 * 296, 3 * 296)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("values", "suffix"), [([0, 255], ".png"), ([-7, 300], ".tif")])
 def test_folders_are_paired_trained_on_and_predicted_in_their_values(tmp_path, values, suffix):
     trained = run(tmp_path, *write_pairs(tmp_path, values), "--output", "run", *TINY)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_segmenter
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -213,8 +214,10 @@ def test_the_plot_shows_losses_and_the_suggestion(cells):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    finder = LearningRateFinder(make_segmenter(), n_steps=20).fit(*cells)
-    axes = finder.plot()
+    finder = LearningRateFinder(make_segmenter(), n_steps=20)
+    with pytest.raises(NotFittedError):
+        finder.plot()
+    axes = finder.fit(*cells).plot()
     curve, mark = axes.get_lines()
     np.testing.assert_array_equal(curve.get_xydata().T, [finder.learning_rates_, finder.losses_])
     assert mark.get_xdata()[0] == finder.suggestion_

@@ -272,11 +272,9 @@ def test_save_changes_nothing_and_can_be_called_by_a_callback_while_training(cel
     saving = make_segmenter(max_epochs=3, module__dropout=0.2, callbacks=[("saving", Saving())]).fit(X, y)
     np.testing.assert_array_equal(saving.predict_proba(X), plain.predict_proba(X))
     assert saved == [1, 2, 3]
-    with pytest.warns(UserWarning, match="callbacks"):
-        second = UNetSegmenter.load(tmp_path / "2", check_probe=True)
+    second = UNetSegmenter.load(tmp_path / "2", check_probe=True)
     assert second.n_iter_ == 2
-    with pytest.warns(UserWarning, match="callbacks"):
-        last = UNetSegmenter.load(tmp_path / "3")
+    last = UNetSegmenter.load(tmp_path / "3")
     assert not np.array_equal(second.predict_proba(X), last.predict_proba(X))
 
 
@@ -412,7 +410,7 @@ def test_what_predicts_is_needed_and_what_trains_has_its_default(cells, tmp_path
         ValueError, match=r"needs predict_nonlinearity='\S*own_activation', .* predict_nonlinearity=own_act"
     ):
         UNetSegmenter.load(tmp_path / "file")
-    names = "augment, callbacks, callbacks__own__name, criterion, optimizer, optimizer__momentum, train_split"
+    names = "augment, criterion, optimizer, optimizer__momentum, train_split"
     with pytest.warns(
         UserWarning, match=rf"these parameters have their defaults: {names}\. To train on, pass"
     ) as caught:

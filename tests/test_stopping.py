@@ -125,10 +125,16 @@ def test_early_stopping_on_the_score_of_one_class_restores_its_best_weights(cell
     assert_same_weights(weights.kept_[best], segmenter.module_)
 
 
-def test_early_stopping_before_the_callback_that_scores_warns_once(cells):
+def test_early_stopping_sees_scores_of_callbacks_that_come_later_in_the_list(cells):
     callbacks = [("mine", IoUScoring("mine"))]
-    segmenter = make_segmenter(max_epochs=2, callbacks=callbacks, callbacks__early_stopping__monitor="mine")
-    with pytest.warns(UserWarning, match="EarlyStopping finds no 'mine' .* Put it after the callback") as caught:
+    segmenter = make_segmenter(max_epochs=60, lr=0.05, callbacks=callbacks, callbacks__early_stopping__monitor="mine")
+    scores = segmenter.set_params(callbacks__early_stopping__patience=2).fit(*cells).history[:, "mine"]
+    assert int(np.argmax(scores)) == len(scores) - 3
+
+
+def test_early_stopping_on_what_is_not_recorded_warns_once(cells):
+    segmenter = make_segmenter(max_epochs=2, callbacks__early_stopping__monitor="mine")
+    with pytest.warns(UserWarning, match="must name a record of the history; got 'mine', .* train_loss") as caught:
         segmenter.fit(*cells)
     assert len(caught) == 1
 
@@ -160,6 +166,16 @@ def test_the_first_validation_is_expected_to_last_half_as_long_as_training_on_as
     assert segmenter.history[:, "train_batch_count"] == [3]
     segmenter = fit_in(4.4, clock, cells, train_split=0.5)
     assert segmenter.history[0, "train_batch_count"] == 2
+
+
+def test_a_slow_first_step_does_not_end_the_first_epoch(cells, clock):
+    class Slow(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            if len(net.history) == 1 and len(net.history[-1]["batches"]) == 1:
+                clock.now_ += 20
+
+    segmenter = fit_in(50.0, clock, cells, ("slow", Slow()), train_split=0.5, max_epochs=2)
+    assert segmenter.history[:, "train_batch_count"] == [3, 3]
 
 
 def test_at_least_one_step_is_taken(cells, clock):
@@ -212,7 +228,7 @@ def test_the_share_of_time_leaves_out_the_last_validation(cells, clock):
                 shares.append(net.time_share())
 
     fit_in(17.0, clock, cells, ("shares", Shares()))
-    expected = [n / 17 for n in (0,)] + [n / 16.5 for n in (1, 2, 3, 4)] + [n / 15 for n in (7, 8, 9, 10, 11, 14)]
+    expected = [n / 17 for n in (0, 1)] + [n / 16.5 for n in (2, 3, 4)] + [n / 15 for n in (7, 8, 9, 10, 11, 14)]
     assert shares == pytest.approx(expected)
 
 

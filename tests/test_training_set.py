@@ -120,3 +120,14 @@ def test_selecting_keeps_everything_together():
     assert data.groups.tolist() == ["c", "a"]
     assert data.images[0].shape == (3, 7, 3)
     assert data.statistics.shape == (2, 3, 5)
+
+
+def test_pixels_without_weight_do_not_count_as_pixels_of_a_class(cells):
+    X, y = cells
+    weights = np.ones(y.shape)
+    weights[:, :, 16:] = 0
+    other = y.copy()
+    other[:, :, 16:] = 1 - other[:, :, 16:]
+    counts = [open_training_set(X, masks, sample_weight=weights).class_counts for masks in (y, other)]
+    np.testing.assert_array_equal(counts[0], counts[1])
+    np.testing.assert_array_equal(counts[0], np.bincount(y[:, :, :16].ravel()))
