@@ -44,8 +44,10 @@ from skunet.splits import (
     foreground_shares,
     holds_classes,
 )
+from skunet.thresholds import FixedThresholdClassifier, TunedThresholdClassifierCV
 
 __all__ = [
+    "FixedThresholdClassifier",
     "GridSearchCV",
     "GroupKFold",
     "GroupShuffleSplit",
@@ -66,6 +68,7 @@ __all__ = [
     "StratifiedKFold",
     "StratifiedShuffleSplit",
     "TimeSeriesSplit",
+    "TunedThresholdClassifierCV",
     "cross_val_predict",
     "cross_val_score",
     "cross_validate",

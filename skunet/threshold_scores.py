@@ -15,6 +15,7 @@ __all__ = [
     "candidate_thresholds",
     "check_binary",
     "check_masks",
+    "check_response_method",
     "count_thresholds",
     "find_score",
     "score_tables",
@@ -29,6 +30,12 @@ SCORES: dict[str, Callable[..., Any]] = {
 }
 # Pixels that are counted at a time.
 BLOCK = 1 << 20
+
+
+def check_response_method(method: str) -> None:
+    """Raise ValueError unless the method gives probabilities."""
+    if method not in ("auto", "predict_proba"):
+        raise ValueError(f'response_method must be "auto" or "predict_proba"; got {method!r}.')
 
 
 def candidate_thresholds(thresholds: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ from skunet.threshold_scores import (
     candidate_thresholds,
     check_binary,
     check_masks,
+    check_response_method,
     count_thresholds,
     find_score,
     score_tables,
@@ -174,8 +175,7 @@ class FixedThresholdClassifier(_ThresholdClassifier):
         return hasattr(self, "estimator_") or is_fitted(self.estimator)
 
     def _decision(self, classes: np.ndarray) -> tuple[float, int]:
-        if self.response_method not in ("auto", "predict_proba"):
-            raise ValueError(f'response_method must be "auto" or "predict_proba"; got {self.response_method!r}.')
+        check_response_method(self.response_method)
         threshold = 0.5 if isinstance(self.threshold, str) and self.threshold == "auto" else self.threshold
         if not isinstance(threshold, Real) or not 0 <= float(threshold) <= 1:
             raise ValueError(f'threshold must be "auto" or a number from 0 to 1; got {self.threshold!r}.')
@@ -202,6 +202,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         A name or a scorer of `skunet.metrics`, the mean over both classes where it is one per class; None is
         "iou". Any other callable is called as `scoring(estimator, X, y)` once per threshold and fold, and
         predicts anew each time.
+    response_method : {"auto", "predict_proba"}, default="auto"
     thresholds : int or array-like of float, default=100
         Candidates, 0 to 1; an int `n` stands for 0, 1/n, 2/n ... (n - 1)/n.
     cv : int, float, splitter, iterable of (train, test), "prefit" or None, default=None
@@ -243,6 +244,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         estimator: Any,
         *,
         scoring: Any = None,
+        response_method: str = "auto",
         thresholds: Any = 100,
         cv: Any = None,
         refit: bool = True,
@@ -252,6 +254,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
     ) -> None:
         self.estimator = estimator
         self.scoring = scoring
+        self.response_method = response_method
         self.thresholds = thresholds
         self.cv = cv
         self.refit = refit
@@ -265,8 +268,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         Parameters
         ----------
         X, y, groups, sample_weight
-            As in `FixedThresholdClassifier.fit`. The splits get the groups too, and the weights count in named
-            scores.
+            As in `FixedThresholdClassifier.fit`. Splits get the groups too, and named scores the weights.
 
         Returns
         -------
@@ -283,8 +285,8 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         # Images that count nowhere do not change the folds, unless these are given by position.
         if not (hasattr(self.cv, "__iter__") or isinstance(self.cv, PredefinedSplit)):
             images = images.with_weight()
-        thresholds = candidate_thresholds(self.thresholds)
-        find_score(self.scoring)
+        thresholds, _ = candidate_thresholds(self.thresholds), find_score(self.scoring)
+        check_response_method(self.response_method)
         splits = self._split(images)
         known = self.estimator.classes_ if splits == [None] else find_setting(self.estimator, "classes")
         check_masks(self.estimator, images, known)

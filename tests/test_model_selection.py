@@ -222,7 +222,8 @@ def test_signature_is_that_of_sklearn(name):
     for parameter in theirs.parameters.values():
         same = ours.parameters[parameter.name]
         assert same.kind == parameter.kind
-        assert repr(same.default) == repr(parameter.default)
+        if (name, parameter.name) != ("TunedThresholdClassifierCV", "scoring"):  # "balanced_accuracy" takes no masks
+            assert repr(same.default) == repr(parameter.default)
 
 
 def test_every_name_of_sklearn_that_concerns_images_is_there():
