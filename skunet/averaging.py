@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -65,8 +66,9 @@ class WeightAveraging(Callback):  # type: ignore[misc]  # skorch is not typed
         ValueError
             If it is not in 0..1, 1 excluded.
         """
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"WeightAveraging.decay must be at least 0 and less than 1; got {self.decay!r}.")
+        decay: Any = self.decay
+        if not isinstance(decay, Real) or not 0 <= float(decay) < 1:
+            raise ValueError(f"WeightAveraging.decay must be at least 0 and less than 1; got {decay!r}.")
 
     @contextmanager
     def raw_weights(self, module: nn.Module) -> Iterator[None]:

@@ -15,7 +15,7 @@ from skunet.components import accepted, class_weights, criterion_arguments
 from skunet.hardware import resolve_device
 from skunet.inference import channels_last
 from skunet.labels import warn_of_rare_classes
-from skunet.randomness import WEIGHTS, draw_seed, seeded_torch
+from skunet.randomness import CRITERION, WEIGHTS, draw_seed, seeded_torch
 from skunet.training_set import TrainingSet
 
 __all__ = ["NetworkBuilding"]
@@ -37,10 +37,13 @@ class NetworkBuilding(ImageBatching):
         -------
         self
         """
-        # skorch builds callbacks at once, from the old list first; before fit they need only be kept.
-        if not self.initialized_ and "callbacks" in parameters:
+        # skorch builds callbacks at once, from the old list.
+        are_new = "callbacks" in parameters
+        if are_new:
             self.callbacks = parameters.pop("callbacks")
         super().set_params(**parameters)
+        if are_new and self.initialized_:
+            self._initialize_callbacks()
         return self
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
@@ -74,7 +77,12 @@ class NetworkBuilding(ImageBatching):
 
     def initialize_callbacks(self) -> Any:
         """Build the callbacks; a name in `callbacks__NAME` that none has is an error."""
-        names = [name for name, _ in self._uniquely_named_callbacks()]
+        try:
+            names = [name for name, _ in self._uniquely_named_callbacks()]
+        except ValueError as error:
+            defaults = ", ".join(name for name, _ in self._default_callbacks)
+            error.add_note(f"Default callbacks are {defaults}; pass callbacks__NAME=... to replace one.")
+            raise
         asked = {key.split("__")[1] for key in self.get_params(deep=False) if key.startswith("callbacks__")}
         if asked - set(names):
             raise ValueError(f"callbacks__* must name one of {names}; got {sorted(asked - set(names))}.")
@@ -123,16 +131,21 @@ class NetworkBuilding(ImageBatching):
 
     def initialize_module(self) -> Any:
         """Build the network from the seed; an instance that was given is taken as it is."""
-        if not hasattr(self, "seed_"):
-            self.seed_ = draw_seed(self.random_state)
-        with seeded_torch(self.seed_, *WEIGHTS):
+        with seeded_torch(self._drawn_seed(), *WEIGHTS):
             super().initialize_module()
         self._set_layout()
         return self
 
+    def _drawn_seed(self) -> int:
+        """Return the seed of this fit; skorch's users may build components before it."""
+        if not hasattr(self, "seed_"):
+            self.seed_ = draw_seed(self.random_state)
+        return int(self.seed_)
+
     def initialize_criterion(self) -> Any:
         """Build the criterion, with class weights where the classes are known."""
-        super().initialize_criterion()
+        with seeded_torch(self._drawn_seed(), *CRITERION):
+            super().initialize_criterion()
         self.criterion_class_weight_ = self.class_weight if hasattr(self, "codec_") else None
         return self
 
@@ -182,6 +195,9 @@ class NetworkBuilding(ImageBatching):
 
     def _is_trained(self) -> bool:
         return getattr(self, "is_trained_", False) and hasattr(self, "classes_")
+
+    def _has_finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(weight).all()) for weight in self.module_.parameters())
 
     def _is_built_without_data(self) -> bool:
         return self.initialized_ and not hasattr(self, "classes_")

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,8 @@ __all__ = ["accepted", "class_weights", "criterion_arguments", "uncompiled", "we
 
 def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a class or factory names in its signature and that a partial leaves open."""
-    names = set(inspect.signature(component).parameters) - set(getattr(component, "keywords", {}))
+    taken = component.keywords if isinstance(component, partial) else {}
+    names = set(inspect.signature(component).parameters) - set(taken)
     return {name: value for name, value in arguments.items() if name in names}
 
 

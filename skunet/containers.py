@@ -1,5 +1,6 @@
 """What users keep arrays in: stacks, lists, files, lazy arrays, data sets; opened without being read."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,11 +33,15 @@ def read_image(path: str | Path) -> np.ndarray:
         If the file cannot be read; names the path.
     """
     try:
-        image = np.asarray(iio.imread(path))
+        with open(path, "rb") as file:  # imageio leaves files open that are no images
+            # Formats go by the suffix: pages of TIFF are a volume, which its first bytes do not tell.
+            suffix: Any = Path(path).suffix.lower() or None
+            image = np.asarray(iio.imread(file, extension=suffix))
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise OSError(f"{path} could not be read as an image: {error}. Is the file complete?") from error
+        reason = re.sub(r"`<.*?>``", "it", str(error))
+        raise OSError(f"{path} could not be read as an image: {reason}. Is the file complete?") from error
     is_still = str(path).lower().endswith(".gif") and len(image) == 1
     return image[0] if is_still else image
 

@@ -52,8 +52,10 @@ def check_unknown_parameter_raises(estimator: Any, data: ContractData) -> None: 
 def check_constructor_only_stores(estimator: Any, data: ContractData) -> None:  # noqa: ARG001
     """Cloning passes parameters through the constructor, which must store each one itself and check none."""
     given = make_fresh(estimator).get_params(deep=False)
-    named = signature(type(estimator).__init__).parameters.values()
-    names = [parameter.name for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD][1:]
+    # A class without a constructor of its own has object's, of *args and **kwargs.
+    unnamed = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    accepted = signature(type(estimator).__init__).parameters.values()
+    names = [parameter.name for parameter in accepted if parameter.kind not in unnamed][1:]
     for name in names:
         value = object()
         try:

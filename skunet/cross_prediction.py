@@ -11,6 +11,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from skunet.containers import object_array
 from skunet.image_array import find_labels, give_back, indexable_pair
 from skunet.image_by_image import find_setting
+from skunet.splits import check_splitter
 
 __all__ = ["cross_val_predict"]
 
@@ -63,6 +64,7 @@ def cross_val_predict(
     >>> cross_val_predict(segmenter, X, y, cv=2, method="predict_proba").shape
     (4, 2, 16, 16)
     """
+    check_splitter(cv, y)
     images, masks = indexable_pair(X, y)
     predictions = model_selection.cross_val_predict(
         OneByOne(estimator, method),

@@ -13,6 +13,8 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skunet.containers import open_container
 from skunet.image_array import find_labels, indexable_pair
+from skunet.metrics import find_scorer, find_scorers
+from skunet.splits import check_splitter
 
 __all__ = [
     "cross_val_score",
@@ -35,6 +37,12 @@ def _with_signature_of(model: Callable[..., Any]) -> Callable[[Function], Functi
     return show
 
 
+def _check(parameters: dict[str, Any], y: Any, *, find: Callable[[Any], Any] = find_scorer) -> dict[str, Any]:
+    """Return parameters with scorers for their names; raise ValueError where masks cannot be scored or split."""
+    check_splitter(parameters.get("cv"), y)
+    return parameters | {"scoring": find(parameters.get("scoring"))}
+
+
 @_with_signature_of(model_selection.cross_val_score)
 def cross_val_score(estimator: Any, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
     """Score an estimator by cross-validation.
@@ -46,10 +54,17 @@ def cross_val_score(estimator: Any, X: Any, y: Any = None, **parameters: Any) ->
         As for `UNetSegmenter.fit`, but no torch Dataset.
     **parameters
         Those of `sklearn.model_selection.cross_val_score`. An integer `cv` stands for `KFold` without shuffling.
+        `scoring` is "iou", "dice", "accuracy", "precision", "recall", a scorer or a callable, and None the
+        estimator's own score.
 
     Returns
     -------
     scores : ndarray of shape (n_splits,)
+
+    Raises
+    ------
+    ValueError
+        If `scoring` is another name, or `cv` stratifies by one class per image; before any training.
 
     Examples
     --------
@@ -60,6 +75,7 @@ def cross_val_score(estimator: Any, X: Any, y: Any = None, **parameters: Any) ->
     >>> cross_val_score(segmenter, list(X), list(y), cv=2).shape
     (2,)
     """
+    parameters = _check(parameters, y)
     scores: np.ndarray = model_selection.cross_val_score(estimator, *indexable_pair(X, y, estimator), **parameters)
     return scores
 
@@ -73,13 +89,14 @@ def cross_validate(estimator: Any, X: Any, y: Any = None, **parameters: Any) -> 
     estimator, X, y
         As in `cross_val_score`.
     **parameters
-        Those of `sklearn.model_selection.cross_validate`.
+        Those of `sklearn.model_selection.cross_validate`. `scoring` may also be a list of names, or a dict.
 
     Returns
     -------
     results : dict
         As from scikit-learn's function.
     """
+    parameters = _check(parameters, y, find=find_scorers)
     results: dict[str, Any] = model_selection.cross_validate(estimator, *indexable_pair(X, y, estimator), **parameters)
     return results
 
@@ -99,6 +116,7 @@ def validation_curve(estimator: Any, X: Any, y: Any, **parameters: Any) -> tuple
     -------
     train_scores, test_scores : ndarray of shape (n_values, n_splits)
     """
+    parameters = _check(parameters, y)
     train_scores, test_scores = model_selection.validation_curve(estimator, *indexable_pair(X, y), **parameters)
     return train_scores, test_scores
 
@@ -123,6 +141,7 @@ def learning_curve(
     train_sizes, train_scores, test_scores, and fit_times, score_times where asked for
         As from scikit-learn's function.
     """
+    parameters = _check(parameters, y)
     X, y = indexable_pair(X, y)
     if exploit_incremental_learning and y.dtype == object and hasattr(estimator, "partial_fit"):
         estimator = KnowsLabels(estimator, find_labels(y))
@@ -206,9 +225,10 @@ def permutation_test_score(
     """
     if n_permutations < 1:
         raise ValueError(f"n_permutations must be at least 1; got {n_permutations}.")
+    arguments = _check({"groups": groups, "cv": cv, "scoring": scoring, "params": params}, y)
+    arguments["cv"] = model_selection.check_cv(cv)
     X, y = indexable_pair(X, y)
     exchangeable = _exchangeable_images(y, groups)
-    arguments = {"groups": groups, "cv": model_selection.check_cv(cv), "scoring": scoring, "params": params}
     generator = check_random_state(random_state)
     score = _mean_score(estimator, X, y, arguments)
     scores = Parallel(n_jobs=n_jobs, verbose=verbose)(

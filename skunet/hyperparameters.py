@@ -101,6 +101,16 @@ def _is_split(value: Any) -> bool:
     return value is None or callable(value) or (_is_number(value) and 0 <= value < 1)
 
 
+def _is_callbacks(value: Any) -> bool:
+    if not isinstance(value, list):
+        return value is None or (isinstance(value, str) and value == "disable")
+    pairs = [item if isinstance(item, tuple) else ("", item) for item in value]
+    return all(
+        len(pair) == 2 and isinstance(pair[0], str) and (pair[1] is None or hasattr(pair[1], "on_train_begin"))
+        for pair in pairs
+    )
+
+
 def _is_random_state(value: Any) -> bool:
     return value is None or isinstance(value, np.random.RandomState) or _is_whole(value, 0, 2**32 - 1)
 
@@ -122,8 +132,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "criterion": (callable, "a class of losses such as torch.nn.CrossEntropyLoss, or an instance of one"),
     "optimizer": (callable, "a class of optimizers such as torch.optim.Adam"),
     "callbacks": (
-        lambda value: value is None or isinstance(value, list | tuple) or value == "disable",
-        'None, "disable", or a list of callbacks',
+        _is_callbacks,
+        'None, "disable", or a list of callbacks such as skunet.callbacks.TimeLimit(60), or of pairs (name, callback)',
     ),
     "classes": (_is_classes, "None or a list of at least 2 distinct labels"),
     "scaling": (_is_scaling, '"dataset", "image", "minmax", a pair (mean, std) with std > 0, or None'),

@@ -161,12 +161,26 @@ class StackView(Sequence[Any]):
         return len(self.indices)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return one image, read, for an integer; a view for a slice or positions."""
-        indices = self.indices[key[0] if isinstance(key, tuple) else key]  # scikit-learn asks for [key, ...]
-        return StackView(self.stack, indices) if np.ndim(indices) else np.asarray(self.stack[int(indices)])
+        """Return one image, or part of it, read, for an integer; a view for a slice or positions."""
+        which, *within = key if isinstance(key, tuple) else (key,)
+        indices = self.indices[which]
+        if np.ndim(indices) == 0:
+            image = np.asarray(self.stack[int(indices)])
+            return image[tuple(within)] if within else image
+        if not all(_takes_all(part) for part in within):  # scikit-learn asks for [which, ...]
+            raise IndexError(
+                f"A view of a lazy array must be indexed by images only; got {key!r}. Take parts of one image at a "
+                "time, view[i, ...], or read it first with numpy.asarray(view)."
+            )
+        return StackView(self.stack, indices)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # always a copy
         return np.stack([self[index] for index in range(len(self))]).astype(dtype or self.dtype, copy=False)
+
+
+def _takes_all(part: Any) -> bool:
+    """Return whether an index leaves the axes that it is for as they are."""
+    return part is Ellipsis or (isinstance(part, slice) and part == slice(None))
 
 
 def pick_images(data: Any, indices: np.ndarray) -> Any:

@@ -117,14 +117,16 @@ def _shape_text(container: Container) -> str:
 
 
 def _rank_message(container: Container, spatial_ndim: int, mask_ndim: int | None) -> str:
-    got = f"X must have the axes of y, or one more for channels; got shape {_shape_text(container)}"
     if mask_ndim is None:
         axes = "(N, H, W)" if spatial_ndim == 2 else "(N, D, H, W)"
         return (
             f"X must be a stack {axes}, with one more axis for channels, or a list of such images, as fitted; "
             f"got shape {_shape_text(container)}. Pass one image alone as X[None]. Reshape your data."
         )
-    return f"{got} and masks of {mask_ndim} axes. Pass one image with its mask as X[None], y[None]."
+    return (
+        f"X must have the axes of y, or one more for channels; got shape {_shape_text(container)} and masks of "
+        f"{mask_ndim} axes. Each image needs one mask of its height and width (a volume also of its depth)."
+    )
 
 
 def _channel_hint(container: Container, n_channels: int, spatial_ndim: int) -> str:

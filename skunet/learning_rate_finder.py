@@ -1,11 +1,13 @@
 """The range test that finds a learning rate."""
 
 import warnings
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 __all__ = ["LearningRateFinder"]
@@ -128,8 +130,10 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
 
         Raises
         ------
+        TypeError
+            If `segmenter` is something else, e.g. the class or a pipeline.
         ValueError
-            If a parameter is not as described, or the loss is not finite at the first step.
+            If another parameter is not as described, or the loss is not finite at the first step.
 
         Warns
         -----
@@ -157,15 +161,25 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
         return float(self.learning_rates_[np.argmax(self.losses_ <= half)])
 
     def _check(self) -> None:
+        if not isinstance(self.segmenter, NeuralNet):
+            raise TypeError(
+                f"segmenter must be a UNetSegmenter instance; got {_describe(self.segmenter)}. "
+                "Of a pipeline pass the last step, and to fit what the steps before make of X."
+            )
         for name, is_valid, rule in (
-            ("min_lr", 0 < self.min_lr < float("inf"), "a number greater than 0"),
-            ("max_lr", self.min_lr < self.max_lr < float("inf"), f"a number greater than min_lr, {self.min_lr:g}"),
-            ("n_steps", self.n_steps == int(self.n_steps) >= 2, "a whole number of at least 2"),
-            ("smoothing", 0 <= self.smoothing < 1, "at least 0 and less than 1"),
-            ("divergence", self.divergence > 1, "greater than 1"),
+            ("min_lr", lambda rate: 0 < rate < np.inf, "a number greater than 0"),
+            ("max_lr", lambda rate: self.min_lr < rate < np.inf, f"a number greater than min_lr, {self.min_lr}"),
+            (
+                "n_steps",
+                lambda number: isinstance(number, Integral) and int(number) >= 2,
+                "a whole number of at least 2",
+            ),
+            ("smoothing", lambda share: 0 <= share < 1, "at least 0 and less than 1"),
+            ("divergence", lambda factor: factor > 1, "greater than 1"),
         ):
-            if not is_valid:
-                raise ValueError(f"{name} must be {rule}; got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not is_valid(value):
+                raise ValueError(f"{name} must be {rule}; got {value!r}.")
 
     def _copy_with(self, test: RangeTest) -> Any:
         """Return an unfitted segmenter of the same parameters that runs nothing but the test."""
@@ -211,6 +225,12 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
         axes.legend()
         return axes
+
+
+def _describe(segmenter: Any) -> str:
+    if isinstance(segmenter, type):
+        return f"the class {segmenter.__name__}"
+    return "None" if segmenter is None else f"an instance of {type(segmenter).__name__}"
 
 
 def _warn(text: str) -> None:

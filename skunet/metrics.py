@@ -5,6 +5,7 @@ pieces. Every score of this module is a function of such a table.
 """
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Literal
 
 import numpy as np
@@ -247,3 +248,69 @@ dice_scorer = make_scorer(dice_score)
 accuracy_scorer = make_scorer(pixel_accuracy)
 precision_scorer = make_scorer(precision_score)
 recall_scorer = make_scorer(recall_score)
+SCORERS = {
+    "iou": iou_scorer,
+    "dice": dice_scorer,
+    "accuracy": accuracy_scorer,
+    "precision": precision_scorer,
+    "recall": recall_scorer,
+}
+
+
+def find_scorer(scoring: Any) -> Any:
+    """Return the scorer that `scoring` stands for.
+
+    Parameters
+    ----------
+    scoring : {"iou", "dice", "accuracy", "precision", "recall"}, scorer, callable or None
+
+    Returns
+    -------
+    scorer, callable or None
+        What is no name, as it is.
+
+    Raises
+    ------
+    ValueError
+        If there is no scorer of this name, or a metric stands where a scorer must.
+
+    Examples
+    --------
+    >>> find_scorer("dice") is dice_scorer
+    True
+    """
+    if scoring is None or (isinstance(scoring, str) and scoring in SCORERS):
+        return None if scoring is None else SCORERS[scoring]
+    if not callable(scoring):
+        raise ValueError(f"scoring must be one of {list(SCORERS)}, a scorer or a callable; got {scoring!r}.")
+    # A scorer of scikit-learn is an object, whose class has a module of that name too.
+    module = scoring.__module__ if isinstance(scoring, FunctionType) else ""
+    if module == __name__ or module.startswith("sklearn.metrics"):
+        own = [f"skunet.metrics.{name}_scorer" for name, scorer in SCORERS.items() if scorer._score_func is scoring]
+        remedy = own[0] if own else "skunet.metrics.iou_scorer or another scorer"
+        raise ValueError(
+            f"scoring must be a scorer, called as scoring(estimator, X, y); got the metric {scoring.__name__}. "
+            f"Pass {remedy}, or, with arguments, sklearn.metrics.make_scorer({scoring.__name__}, ...)."
+        )
+    return scoring
+
+
+def find_scorers(scoring: Any) -> Any:
+    """Return what scikit-learn takes for one or several scores; see `find_scorer`.
+
+    Parameters
+    ----------
+    scoring : as for `find_scorer`, or a list or tuple of names, or a dict of names to any of these
+
+    Examples
+    --------
+    >>> list(find_scorers(["iou", "dice"]))
+    ['iou', 'dice']
+    """
+    if isinstance(scoring, dict):
+        return {name: find_scorer(each) for name, each in scoring.items()}
+    if not isinstance(scoring, list | tuple | set):
+        return find_scorer(scoring)
+    if not scoring or not all(isinstance(name, str) for name in scoring) or len(set(scoring)) < len(scoring):
+        return scoring  # scikit-learn says what is wrong
+    return {name: find_scorer(name) for name in scoring}

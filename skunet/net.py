@@ -91,18 +91,15 @@ class SegmentationNet(Persistence, ResumableTraining):
         with ExitStack() as stack:
             if training:
                 self.steps_per_epoch_ = max(1, len(iterator)) if isinstance(iterator, Sized) else 1
-                for callback in self._callbacks_of(WeightAveraging):
+                for callback in self.callbacks_of(WeightAveraging):
                     stack.enter_context(callback.raw_weights(self.module_))
-                for callback in self._callbacks_of(TimeLimit):
+                for callback in self.callbacks_of(TimeLimit):
                     iterator = callback.cut(iterator, self.steps_per_epoch_)
             super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
 
     def time_share(self) -> float:
         """Return how much of the time for training is over, in 0..1; 0 where no callback limits it."""
-        return max((callback.share() for callback in self._callbacks_of(TimeLimit)), default=0.0)
-
-    def _callbacks_of(self, kind: type) -> list[Any]:
-        return [callback for _, callback in self.callbacks_ if isinstance(callback, kind)]
+        return max((callback.share() for callback in self.callbacks_of(TimeLimit)), default=0.0)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Compute loss and gradients of a batch; random layers draw from the seed of epoch and batch."""

@@ -12,10 +12,10 @@ import torch
 from torch.backends import cudnn
 
 import skunet
-from skunet.components import uncompiled
+from skunet.components import class_weights, uncompiled
 from skunet.hyperparameters import check_hyperparameters
 from skunet.labels import LabelCodec
-from skunet.randomness import make_generator
+from skunet.randomness import PROBE, make_generator
 from skunet.state_file import read_state, write_state
 from skunet.stored_parameters import choose_parameters, describe_parameters
 
@@ -32,8 +32,7 @@ FITTED = (
 )
 # Parameters that set_params may have changed since, for the next fit.
 BUILT_WITH = ("depth", "filters")
-# Key of the draws of the probe; least and most pixels per side.
-PROBE = (3,)
+# Least and most pixels per side of the probe.
 PROBE_SIDES = {2: (16, 64), 3: (16, 32)}
 # Sums in another order change float32 probabilities by some 1e-6; wrong weights, scaling or layers by 0.1.
 PROBE_TOLERANCE = 1e-3
@@ -46,6 +45,9 @@ class Persistence:
     module_: Any
     history_: Any
     built_with_: dict[str, Any]
+    class_weight: Any
+    _default_callbacks: list[tuple[str, Any]]
+    class_counts_: Any
     get_params: Callable[..., dict[str, Any]]
     initialize: Callable[[], Any]
     _check_ready: Callable[[], None]
@@ -71,6 +73,8 @@ class Persistence:
         ------
         NotFittedError
             Before fit.
+        ValueError
+            If a parameter that was set since is out of its range.
         TypeError
             If the history, or an extra state of the network, holds what no file can hold.
         OSError
@@ -88,6 +92,9 @@ class Persistence:
         True
         """
         self._check_ready()
+        # What `load` would refuse.
+        check_hyperparameters(self.get_params(deep=False))
+        class_weights(self.class_weight, self.codec_, self.class_counts_)
         fitted = {name: getattr(self, name) for name in FITTED}
         state = {
             "estimator": type(self).__name__,
@@ -147,7 +154,8 @@ class Persistence:
         cls(**given)  # a name that is wrong here is an error of the call, not of the file
         state = read_state(path, kind=KIND)
         _check_content(state, cls.__name__, path)
-        chosen = choose_parameters(state["parameters"], given, path=path, stacklevel=2)
+        defaults = [name for name, _ in cls()._default_callbacks]
+        chosen = choose_parameters(state["parameters"], given, default_callbacks=defaults, path=path, stacklevel=2)
         try:
             segmenter = cls(**chosen)
         except TypeError as error:

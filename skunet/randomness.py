@@ -13,6 +13,8 @@ __all__ = ["draw_seed", "make_generator", "seeded_torch"]
 # Draws that belong to no batch (weights, the validation split) have keys of another length than (epoch, batch).
 WEIGHTS = (1,)
 SPLIT = (2,)
+PROBE = (3,)
+CRITERION = (4,)
 # Fits that run in threads of one process share the generators.
 _one_at_a_time = threading.RLock()
 

@@ -1,25 +1,30 @@
 """The state of a training between two epochs: all that the next one depends on."""
 
+import warnings
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from skorch.callbacks import EpochTimer, PrintLog
 from torch import Tensor, nn
 
 from skunet.building import NetworkBuilding
-from skunet.callbacks import Checkpoint, ProgressBar, Resume, TimeLimit
+from skunet.callbacks import Checkpoint, LearningRateSchedule, ProgressBar, Resume, TimeLimit
 from skunet.components import uncompiled
 from skunet.fingerprint import describe
+from skunet.interruption import is_in_search, is_raised_by_statement
 from skunet.state_values import is_storable
 
 __all__ = ["ResumableTraining"]
 
 # What may differ between the two parts of a training: how long, where, and what is shown.
 FREE_PARAMETERS = {"max_epochs", "device", "verbose", "compile", "tile_size", "use_caching", "warm_start"}
-FREE_CALLBACKS = (Checkpoint, Resume, TimeLimit, ProgressBar, PrintLog, EpochTimer)
+FREE_CALLBACKS: tuple[type, ...] = (Checkpoint, Resume, ProgressBar, PrintLog, EpochTimer)
 # Predictions that skorch's scoring callbacks keep until the next epoch begins.
 CACHES = {"y_trues_", "y_preds_"}
+
+CallbackOf = TypeVar("CallbackOf")
 
 
 class ResumableTraining(NetworkBuilding):
@@ -34,19 +39,64 @@ class ResumableTraining(NetworkBuilding):
             for name, value in self.get_params(deep=False).items()
             if name not in FREE_PARAMETERS and not name.startswith("callbacks") and not name.endswith("__num_workers")
         }
-        callbacks = [(name, item) for name, item in self.callbacks_ if not isinstance(item, FREE_CALLBACKS)]
-        fitted = {"callbacks": dict(callbacks), "precision": self.precision_}
+        has_horizon = bool(self.callbacks_of(LearningRateSchedule))
+        # Candidates of a search may differ in their time; a schedule that runs by it acts on each step.
+        free = FREE_CALLBACKS if has_horizon or is_in_search() else (*FREE_CALLBACKS, TimeLimit)
+        fitted: dict[str, Any] = {
+            "callbacks": {name: item for name, item in self.callbacks_ if not isinstance(item, free)},
+            "precision": self.precision_,
+        }
+        if isinstance(self.random_state, np.random.RandomState):
+            fitted["random_state"] = self.seed_
+        if has_horizon:
+            fitted["max_epochs"] = self.horizon_
         return {"parameters": describe(parameters | fitted), "data": self.data_description_}
 
-    def epochs_to_train(self, *, is_fresh: bool) -> int:
-        """Return how many epochs this call has to train; a `Resume` callback first restores those done."""
-        resume = next((item for _, item in self.callbacks_ if isinstance(item, Resume)), None)
-        if resume is None or not is_fresh:
-            return int(self.max_epochs)
-        resume.resume(self)
-        limits = [item for _, item in self.callbacks_ if isinstance(item, TimeLimit)]
-        is_over = self.is_stopping_ or not all(limit.has_time() for limit in limits)
-        return 0 if is_over else max(0, self.max_epochs - self.n_iter_)
+    def callbacks_of(self, kind: type[CallbackOf]) -> list[CallbackOf]:
+        """Return the callbacks of a class, in order."""
+        return [item for _, item in self.callbacks_ if isinstance(item, kind)]
+
+    def begin_training(self, n_epochs: int, *, is_fresh: bool) -> int:
+        """Open the files of this training, where it has some, and return how many epochs it has still to train.
+
+        With a `Resume` callback, training that starts from new weights (`is_fresh`) first goes to where the files of
+        its last run end; `n_epochs` is the total then.
+        """
+        self.horizon_ = n_epochs
+        checkpoints, resumes = self.callbacks_of(Checkpoint), self.callbacks_of(Resume)
+        if not checkpoints:
+            return n_epochs
+        identity = self.describe_training() | {"start": "new weights" if is_fresh else "trained weights"}
+        folders = resumes[0].runs(identity) if resumes and is_fresh else iter(())
+        state = checkpoints[0].open_run(folders, identity, n_epochs=n_epochs)
+        if state is None:
+            return n_epochs
+        self.load_training_state(state)
+        is_over = self.is_stopping_ or not all(limit.has_time() for limit in self.callbacks_of(TimeLimit))
+        return 0 if is_over else n_epochs - self.n_iter_
+
+    def end_training(self) -> None:
+        """Close the files."""
+        for checkpoint in self.callbacks_of(Checkpoint):
+            checkpoint.close_run()
+
+    def stop(self, error: KeyboardInterrupt) -> None:
+        """End training: silently for a callback, with a word for Ctrl-C, and together with a search."""
+        if is_raised_by_statement(error):
+            return
+        if is_in_search():
+            raise error
+        text = f"fit was interrupted in epoch {len(self.history)}; what was learned until then is kept."
+        warnings.warn(f"{text} Call partial_fit to go on.", UserWarning, stacklevel=4)
+
+    def fail(self, error: Exception) -> None:
+        """Keep what was learned until an error that is not that of training itself, such as a full disk."""
+        self.is_trained_ = self.n_iter_ > 0 and self._has_finite_weights()
+        if self.is_trained_:
+            error.add_note(
+                f"The segmenter has the weights of epoch {self.n_iter_}, which need not be the best: predict, save and "
+                "partial_fit work."
+            )
 
     def training_state(self) -> dict[str, Any]:
         """Return what the next epoch depends on, but for parameters and data."""

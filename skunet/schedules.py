@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import cos, isfinite, pi
+from numbers import Real
 from typing import Any, Self
 
 from skorch.callbacks import Callback
@@ -10,6 +11,8 @@ __all__ = ["LearningRateSchedule"]
 
 # The rising part of the one-cycle policy, as a share of the horizon, and the factor that it starts from.
 RISE, START = 0.3, 0.04
+# Share of a time limit after which time counts for the progress.
+SLACK = 0.02
 
 
 def _constant(progress: float) -> float:  # noqa: ARG001
@@ -33,12 +36,19 @@ def _one_cycle(progress: float) -> float:
 # Each starts at 1, or rises to it, and ends at 0 when progress is 1. "poly" is a power of "linear".
 POLICIES = {"constant": _constant, "linear": _linear, "poly": _linear, "cosine": _cosine, "one_cycle": _one_cycle}
 
+RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("warmup", lambda share: 0 <= share < 1, "a share of the horizon, at least 0 and less than 1"),
+    ("end", lambda factor: 0 <= factor <= 1, "a factor in 0..1"),
+    ("power", lambda power: 0 < power < float("inf"), "a number greater than 0"),
+)
+
 
 class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typed
     """Set the learning rate at each training step, from how far training has come.
 
     The rate is `lr * factor(progress)`. Progress runs from 0 to 1 over the horizon of the fit, which is `max_epochs`
-    epochs, or the time of a `TimeLimit` among the callbacks where that ends first. Groups of parameters with rates of
+    epochs, or the time of a `TimeLimit` among the callbacks where that ends first (seconds count after the first 2 %
+    of them, so that where epochs end first the rates are the same in each run). Groups of parameters with rates of
     their own keep their ratios; a rate that is set in the midst of training takes the place of `lr`. After training
     the rates are those of before. Each call of `partial_fit` has a horizon of its own, of `max_epochs` more.
 
@@ -109,18 +119,17 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         Raises
         ------
         ValueError
-            If a parameter is not as described.
+            If a parameter is not as described, or there are two schedules.
         """
         if not callable(self.policy) and self.policy not in POLICIES:
             names = ", ".join(f'"{name}"' for name in POLICIES)
             raise ValueError(f"LearningRateSchedule.policy must be one of {names}, or a callable; got {self.policy!r}.")
-        for name, is_valid, rule in (
-            ("warmup", 0 <= self.warmup < 1, "a share of the horizon, at least 0 and less than 1"),
-            ("end", 0 <= self.end <= 1, "a factor in 0..1"),
-            ("power", 0 < self.power < float("inf"), "a number greater than 0"),
-        ):
-            if not is_valid:
-                raise ValueError(f"LearningRateSchedule.{name} must be {rule}; got {getattr(self, name)!r}.")
+        for name, is_valid, rule in RULES:
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not is_valid(float(value)):
+                raise ValueError(f"LearningRateSchedule.{name} must be {rule}; got {value!r}.")
+        if len([callback for _, callback in net.callbacks_ if isinstance(callback, LearningRateSchedule)]) > 1:
+            raise ValueError("callbacks must hold at most one LearningRateSchedule, as their factors would multiply.")
         self.first_epoch_ = len(net.history)
 
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
@@ -150,10 +159,12 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
 
     def _factor_now(self, net: Any) -> float:
         """Return the factor of the step at hand."""
-        step = 1.0 / int(net.max_epochs * net.steps_per_epoch_)
-        epochs = (len(net.history) - 1 - self.first_epoch_) / net.max_epochs
+        step = 1.0 / int(net.horizon_ * net.steps_per_epoch_)
+        epochs = (len(net.history) - 1 - self.first_epoch_) / net.horizon_
         done = epochs + step * (len(net.history[-1]["batches"]) - 1)
-        progress = float(min(max(done, net.time_share()), 1.0))
+        # Where epochs end first, the seconds that a first step takes must not tell in the rates.
+        time = (net.time_share() - SLACK) / (1 - SLACK)
+        progress = float(min(max(done, time), 1.0))
         if progress >= self.warmup:
             return self._factor((progress - self.warmup) / (1 - self.warmup))
         # Up from one step's part: a step at rate 0 would be wasted.

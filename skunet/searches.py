@@ -1,5 +1,6 @@
 """scikit-learn's searches over parameters, on images in any container."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -7,6 +8,8 @@ from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # gives sklearn its two Halving classes
 
 from skunet.image_array import indexable_pair
+from skunet.metrics import find_scorer, find_scorers
+from skunet.splits import check_splitter
 
 __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "RandomizedSearchCV"]
 
@@ -14,7 +17,11 @@ __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "Rand
 class ImageSearch:
     """What the searches have in common: they hand scikit-learn images that it can split."""
 
+    _find_scorers = staticmethod(find_scorers)
     estimator: Any
+    cv: Any
+    scoring: Any
+    get_params: Callable[..., dict[str, Any]]
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Try the parameters, then fit the best on all images.
@@ -29,7 +36,13 @@ class ImageSearch:
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If `scoring` is another name, or `cv` stratifies by one class per image; before any training.
         """
+        check_splitter(self.cv, y)
         super().fit(*indexable_pair(X, y, self.estimator), **params)  # type: ignore[misc]  # of the search that it is mixed into
         return self
 
@@ -43,12 +56,23 @@ class ImageSearch:
         """
         return float(super().score(*indexable_pair(X, y), **params))  # type: ignore[misc]
 
+    @property
+    def _parameter_constraints(self) -> dict[str, Any]:
+        # sklearn's rule for the parameter lists its own names.
+        return {**super()._parameter_constraints, "scoring": "no_validation"}  # type: ignore[misc]
+
+    def _get_scorers(self) -> Any:
+        # The parameter itself stays as the user gave it.
+        search = type(self)(**(self.get_params(deep=False) | {"scoring": self._find_scorers(self.scoring)}))
+        return super(ImageSearch, search)._get_scorers()  # type: ignore[misc]
+
 
 class GridSearchCV(ImageSearch, model_selection.GridSearchCV):  # type: ignore[misc]  # sklearn is not typed
     """`sklearn.model_selection.GridSearchCV` for images in any container.
 
     Parameters, attributes and methods are scikit-learn's. An integer `cv` stands for `KFold` without shuffling, as
     scikit-learn takes it where targets are no classes; splitters of this module keep foreground and groups even.
+    `scoring` is as in `cross_validate`, of the halving searches as in `cross_val_score`.
 
     Examples
     --------
@@ -68,7 +92,9 @@ class RandomizedSearchCV(ImageSearch, model_selection.RandomizedSearchCV):  # ty
 
 
 class ImageHalving(ImageSearch):
-    """How the halving searches find the fewest images to start with."""
+    """How the halving searches find the fewest images to start with; they go by a single score."""
+
+    _find_scorers = staticmethod(find_scorer)
 
     def _check_input_parameters(self, X: Any, y: Any, split_params: dict[str, Any]) -> None:  # noqa: ARG002
         # The factor for the number of classes, which sklearn would find in y, is 1: an image shows many classes.

@@ -1,6 +1,5 @@
 """The estimator: the story of fit, predict and score."""
 
-import warnings
 from typing import Any, Self
 
 import torch
@@ -10,7 +9,6 @@ from torch.utils.data import DataLoader
 from skunet.hyperparameters import check_hyperparameters, check_keywords
 from skunet.image_by_image import score_masks
 from skunet.image_dataset import ImageDataset
-from skunet.interruption import is_in_search, is_raised_by_statement
 from skunet.losses import CrossEntropyDiceLoss
 from skunet.net import SegmentationNet
 from skunet.network import UNet
@@ -265,27 +263,21 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         dataset = ImageDataset(data)
         if data.groups is not None:
             fit_params["groups"] = data.groups
+        asked = fit_params.pop("epochs", self.max_epochs)
         self.notify("on_train_begin", X=dataset.X, y=dataset.y)
         try:
-            epochs = self.epochs_to_train(is_fresh=is_fresh and method == "fit")
+            epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
             with shared_cores():
-                self.fit_loop(dataset, **({"epochs": epochs, "_routing_method": method} | fit_params))
+                self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
         except KeyboardInterrupt as error:
-            self._stop(error)
-        except Exception:
-            self.is_trained_ = False
+            self.stop(error)
+        except Exception as error:
+            self.fail(error)
             raise
+        finally:
+            self.end_training()
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
-
-    def _stop(self, error: KeyboardInterrupt) -> None:
-        """End training: silently for a callback, with a word for Ctrl-C, and together with a search."""
-        if is_raised_by_statement(error):
-            return
-        if is_in_search():
-            raise error
-        text = f"fit was interrupted in epoch {len(self.history)}; what was learned until then is kept."
-        warnings.warn(f"{text} Call partial_fit to go on.", UserWarning, stacklevel=4)
 
     def predict(self, X: Any) -> Any:
         """Return the most probable label of each pixel.

@@ -16,6 +16,7 @@ __all__ = [
     "StratifiedGroupKFold",
     "StratifiedKFold",
     "StratifiedShuffleSplit",
+    "check_splitter",
     "cut_strata",
     "foreground_shares",
     "hold_out",
@@ -97,6 +98,31 @@ def holds_classes(y: Any) -> bool:
         return y.ndim == 1 and y.dtype.kind in "buif"
     is_number = isinstance(y, list | tuple) and len(y) > 0 and not isinstance(y[0], str | Path)
     return is_number and np.ndim(y[0]) == 0
+
+
+def check_splitter(cv: Any, y: Any) -> None:
+    """Raise ValueError where a splitter of scikit-learn would have to stratify by masks: it needs one class per image.
+
+    Parameters
+    ----------
+    cv : int, splitter, iterable of (train, test), or None
+        Subclasses may know what to do with masks.
+    y : container of N masks, ndarray of shape (N,), or None
+    """
+    if type(cv) in OWN_NAMES and y is not None and not holds_classes(y):
+        raise ValueError(
+            f"cv must stratify by masks; got scikit-learn's {type(cv).__name__}, which stratifies by one class per "
+            f"image. Pass skunet.model_selection.{OWN_NAMES[type(cv)]}, which keeps shares of foreground even."
+        )
+
+
+# What takes masks in place of scikit-learn's splitters.
+OWN_NAMES = {
+    model_selection.StratifiedKFold: "StratifiedKFold",
+    model_selection.RepeatedStratifiedKFold: "StratifiedKFold",
+    model_selection.StratifiedGroupKFold: "StratifiedGroupKFold",
+    model_selection.StratifiedShuffleSplit: "StratifiedShuffleSplit",
+}
 
 
 class StratifiedKFold(model_selection.StratifiedKFold):  # type: ignore[misc]  # sklearn is not typed

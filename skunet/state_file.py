@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from skunet.state_values import as_bytes, decode, encode
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["read_state", "replace_file", "write_state"]
 
 FORMAT, VERSION = "skunet", 1
 # A safetensors header holds at most 100 MB; longer JSON becomes a tensor, of this name.
@@ -58,7 +59,7 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any], *, kind:
         header[CONTENT] = content
     else:
         tensors[CONTENT] = as_bytes(content.encode())
-    _replace_file(Path(os.path.realpath(path)), safetensors.torch.save(tensors, header))
+    replace_file(Path(os.path.realpath(path)), safetensors.torch.save(tensors, header))
 
 
 def read_state(path: str | os.PathLike[str], *, kind: str, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -175,7 +176,8 @@ def _altered(path: Any) -> str:
 # ---- writing in one step
 
 
-def _replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that whoever reads it, also after a crash, finds the old or the new one, whole."""
     with _naming(path):
         unfinished = path.parent / f".skunet-{secrets.token_hex(8)}.unfinished"
         try:
@@ -183,6 +185,8 @@ def _replace_file(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            with suppress(FileNotFoundError):  # there is none to replace
+                os.chmod(unfinished, stat.S_IMODE(os.stat(path).st_mode))
             os.replace(unfinished, path)
         except BaseException:
             with suppress(OSError):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral, Real
 from time import monotonic
 from typing import Any
 
@@ -49,7 +50,17 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         )
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Forget what was best in an earlier fit."""
+        """Check the patience, and forget what was best in an earlier fit.
+
+        Raises
+        ------
+        ValueError
+            If the patience is no whole number of at least 1.
+        """
+        if isinstance(self.patience, bool) or not isinstance(self.patience, Integral) or self.patience < 1:
+            raise ValueError(
+                f"EarlyStopping.patience must be a whole number of epochs, at least 1; got {self.patience!r}."
+            )
         super().on_train_begin(net, **kwargs)
         self.has_warned_ = False
 
@@ -116,10 +127,11 @@ class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
         Raises
         ------
         ValueError
-            If `seconds` is not more than 0.
+            If `seconds` is no number of more than 0.
         """
-        if not self.seconds > 0:
-            raise ValueError(f"TimeLimit.seconds must be more than 0; got {self.seconds!r}.")
+        seconds: Any = self.seconds
+        if not isinstance(seconds, Real) or not float(seconds) > 0:
+            raise ValueError(f"TimeLimit.seconds must be a number of more than 0; got {seconds!r}.")
         self.load_state_dict({"elapsed": 0.0, "step": 0.0, "rest": None})
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:  # noqa: ARG002

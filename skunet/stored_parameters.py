@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -91,7 +91,12 @@ def _is_needed(parameter: str) -> bool:
 
 
 def choose_parameters(
-    described: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], *, path: Any, stacklevel: int
+    described: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Any],
+    *,
+    path: Any,
+    stacklevel: int,
+    default_callbacks: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return parameters from their description, those that are given instead of those described.
 
@@ -104,6 +109,8 @@ def choose_parameters(
         What a message calls the file.
     stacklevel : int
         Of the warning.
+    default_callbacks : collection of str
+        Names of the callbacks that are there without a list of callbacks: what is set of them is kept.
 
     Returns
     -------
@@ -122,11 +129,12 @@ def choose_parameters(
     """
     missing = {name: item["missing"] for name, item in described.items() if "missing" in item and name not in given}
     _check_needed({name: text for name, text in missing.items() if _is_needed(name)}, path)
+    kept = {f"callbacks__{callback}" for callback in default_callbacks}
     # Parameters of a component that is not there have nowhere to go.
     left_out = [
         name
         for name in described
-        if name in missing or (name not in given and any(name.startswith(f"{other}__") for other in missing))
+        if name in missing or (name not in given and _is_within(name, missing) and not _is_within(name, kept))
     ]
     # Callbacks have seen the training that the file is the result of: nobody expects them to come back.
     unexpected = sorted(name for name in left_out if name.partition("__")[0] != "callbacks")
@@ -139,6 +147,11 @@ def choose_parameters(
         )
     rest = {name: item for name, item in described.items() if name not in left_out and name not in given}
     return {name: _value(name, item, path) for name, item in rest.items()} | dict(given)
+
+
+def _is_within(parameter: str, others: Collection[str]) -> bool:
+    """Return whether a parameter is one of others, or of a component that is one of them."""
+    return any(parameter == other or parameter.startswith(f"{other}__") for other in others)
 
 
 def _check_needed(missing: Mapping[str, str], path: Any) -> None:

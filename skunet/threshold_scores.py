@@ -8,7 +8,7 @@ import numpy as np
 
 from skunet.image_by_image import LabelledImages, find_setting, select_images
 from skunet.labels import LabelCodec, count_labels, learn_codec
-from skunet.metrics import dice_score, iou_score, pixel_accuracy, precision_score, recall_score
+from skunet.metrics import SCORERS, find_scorer
 
 __all__ = [
     "Histogram",
@@ -21,13 +21,6 @@ __all__ = [
     "score_tables",
 ]
 
-SCORES: dict[str, Callable[..., Any]] = {
-    "iou": iou_score,
-    "dice": dice_score,
-    "accuracy": pixel_accuracy,
-    "precision": precision_score,
-    "recall": recall_score,
-}
 # Pixels that are counted at a time.
 BLOCK = 1 << 20
 
@@ -130,7 +123,7 @@ def score_tables(tables: np.ndarray, classes: np.ndarray, score: Callable[..., A
 
     Examples
     --------
-    >>> score_tables(np.array([[[2, 0], [1, 1]]]), np.array([0, 255]), pixel_accuracy)
+    >>> score_tables(np.array([[[2, 0], [1, 1]]]), np.array([0, 255]), find_score("accuracy"))
     array([0.75])
     """
     truth, predicted = np.repeat(classes, 2), np.tile(classes, 2)
@@ -152,17 +145,14 @@ def find_score(scoring: Any) -> Callable[..., Any] | None:
     Raises
     ------
     ValueError
-        If there is no score of this name.
+        As from `find_scorer`.
     """
-    if scoring is None or (isinstance(scoring, str) and scoring in SCORES):
-        return SCORES[scoring or "iou"]
-    if not callable(scoring):
-        raise ValueError(f"scoring must be one of {list(SCORES)}, a scorer or a callable; got {scoring!r}.")
+    scorer = find_scorer("iou" if scoring is None else scoring)
     # What make_scorer was given can be read nowhere else.
-    metric: Any = getattr(scoring, "_score_func", None)
-    if metric not in SCORES.values():
+    metric: Any = getattr(scorer, "_score_func", None)
+    if metric not in [own._score_func for own in SCORERS.values()]:
         return None
-    return lambda *masks, **weights: scoring._sign * metric(*masks, **scoring._kwargs, **weights)
+    return lambda *masks, **weights: scorer._sign * metric(*masks, **scorer._kwargs, **weights)
 
 
 def check_masks(estimator: Any, images: LabelledImages, classes: Any) -> np.ndarray:

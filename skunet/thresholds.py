@@ -11,6 +11,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
 from skunet.image_by_image import LabelledImages, find_setting, is_fitted, make_splitter, map_images, score_masks
+from skunet.splits import check_splitter
 from skunet.threshold_scores import (
     candidate_thresholds,
     check_binary,
@@ -23,8 +24,7 @@ from skunet.threshold_scores import (
 
 __all__ = ["FixedThresholdClassifier", "TunedThresholdClassifierCV"]
 
-# A split into training and held-out images; a fitted estimator has seen none.
-Split = tuple[np.ndarray, np.ndarray] | None
+Split = tuple[np.ndarray, np.ndarray] | None  # training and held-out images; a fitted estimator has seen none
 
 
 class _ThresholdClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
@@ -200,8 +200,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         of an estimator inside it, are not counted.
     scoring : {"iou", "dice", "accuracy", "precision", "recall"}, scorer, callable or None, default=None
         A name or a scorer of `skunet.metrics`, the mean over both classes where it is one per class; None is
-        "iou". Any other callable is called as `scoring(estimator, X, y)` once per threshold and fold, and
-        predicts anew each time.
+        "iou". Any other callable is called as `scoring(estimator, X, y)` for each threshold and fold.
     response_method : {"auto", "predict_proba"}, default="auto"
     thresholds : int or array-like of float, default=100
         Candidates, 0 to 1; an int `n` stands for 0, 1/n, 2/n ... (n - 1)/n.
@@ -304,6 +303,7 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         """Return the splits; [None] for an estimator that is taken as it is fitted."""
         if isinstance(self.cv, str):
             return self._no_split()
+        check_splitter(self.cv, images.y)
         splitter = make_splitter(self.cv, has_groups=images.groups is not None, random_state=self.random_state)
         parts = splitter.split(images.X, images.y, images.groups)
         splits: list[Split] = [(np.asarray(train), np.asarray(held_out)) for train, held_out in parts]

@@ -64,13 +64,12 @@ class TrainingSet:
 
     def describe(self) -> dict[str, Any]:
         """Return what tells this set from others, for a file."""
-        extras = [] if self.weights is None else list(self.weights)
-        extras += [] if self.groups is None else [self.groups]
         return {
             "images": len(self),
             "classes": describe(self.codec.classes),
             "pixels": self.checksum,
-            "weights and groups": checksum(*map(np.asarray, extras)),
+            "weights": None if self.weights is None else checksum(*map(np.asarray, self.weights)),
+            "groups": None if self.groups is None else checksum(np.array([str(group) for group in self.groups])),
         }
 
     def select(self, indices: np.ndarray) -> "TrainingSet":
@@ -152,8 +151,8 @@ def open_both(
 ) -> tuple[Images, Container]:
     """Open images and masks, and settle from both which axis is what; see `open_training_set`."""
     images, masks = _open_containers(X, y)
+    _check_mask_axes(images, masks)
     rank = _check_rank(images, masks, spatial_ndim)
-    _check_flat_masks(images, masks)
     opened = open_images(images, spatial_ndim=rank, n_channels=n_channels, mask_ndim=rank)
     return opened, _resize_masks(masks, opened)
 
@@ -221,12 +220,24 @@ def _warn_of_flat_volumes(shape: tuple[int, ...]) -> None:
     )
 
 
-def _check_flat_masks(images: Container, masks: Container) -> None:
-    """Raise ValueError for 2-D masks with an axis of one channel; volumes of width 1 have it in both."""
-    if images.item_ndim() < masks.item_ndim() and masks[0].shape[-1] == 1:
-        raise ValueError(
-            f"Masks must have no channel axis; got {masks[0].shape} for {masks.describe(0)}. Pass y[..., 0]."
-        )
+def _check_mask_axes(images: Container, masks: Container) -> None:
+    """Raise ValueError where masks have one axis more than their images, as grey masks in colour or maps per class."""
+    if images.item_ndim() != masks.item_ndim() - 1:
+        return
+    size, mask = images[0].shape, masks[0]
+    is_first = mask.shape[1:] == size != mask.shape[:-1]
+    if mask.shape[:-1] != size and not is_first and mask.shape[-1] != 1:
+        return
+    channels = mask if is_first else np.moveaxis(mask, -1, 0)  # (C, *S)
+    is_grey = len(channels) in (1, 3, 4) and bool((channels[:3] == channels[0]).all())
+    name, axis = ("y", 1) if masks.shape is not None else ("mask", 0)
+    index = ", ".join([":"] * axis + ["0"]) if is_first else "..., 0"
+    remedy = f"{name}[{index}]" if is_grey else f"{name}.argmax(axis={axis if is_first else -1})"
+    raise ValueError(
+        f"Masks must have no {'channel' if is_grey else 'class'} axis; got {mask.shape} for {masks.describe(0)}, of an "
+        f"image of {size} pixels. {'Pass' if is_grey else 'Of one map per class make labels: pass'} {remedy}"
+        f"{' of each mask' if name == 'mask' else ''}."
+    )
 
 
 def _survey(

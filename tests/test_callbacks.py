@@ -188,3 +188,43 @@ def test_scores_survive_a_batch_of_ignored_pixels(cells):
     segmenter = make_segmenter(ignore_label=5, iterator_valid__batch_size=1, train_split=0.5).fit(X, y)
     assert np.isfinite(segmenter.history[-1, "valid_iou"])
     assert isinstance(dict(segmenter.callbacks_)["iou"], IoUScoring)
+
+
+# ---- how callbacks are given
+
+
+@pytest.mark.parametrize(
+    "callbacks", [["early_stopping"], [3], (IoUScoring(),), [("a", "b", "c")], [(3, IoUScoring())]]
+)
+def test_what_is_no_list_of_callbacks_is_refused(cells, callbacks):
+    with pytest.raises(ValueError, match=r"callbacks must be None, .* or a list of callbacks"):
+        make_segmenter(callbacks=callbacks).fit(*cells)
+
+
+def test_the_name_of_a_default_callback_is_refused_with_the_way_to_replace_it(cells):
+    with pytest.raises(ValueError, match="duplicate user-set callback name 'iou'") as caught:
+        make_segmenter(callbacks=[("iou", IoUScoring(per_class=True))]).fit(*cells)
+    assert "pass callbacks__NAME=... to replace one" in caught.value.__notes__[0]
+    segmenter = make_segmenter(callbacks__iou=IoUScoring(per_class=True)).fit(*cells)
+    assert "valid_iou_1" in segmenter.history[-1]
+
+
+def test_callbacks_set_on_a_fitted_segmenter_act_in_what_follows(cells):
+    segmenter = make_segmenter(callbacks__early_stopping__patience=7).fit(*cells)
+    weights = Weights()
+    segmenter.set_params(callbacks=[weights], callbacks__early_stopping__monitor="valid_loss").partial_fit(*cells)
+    assert len(dict(segmenter.callbacks_)["Weights"].kept_) == 1
+    stopping = dict(segmenter.callbacks_)["early_stopping"]
+    assert (stopping.patience, stopping.monitor) == (7, "valid_loss")
+
+
+def test_a_criterion_with_weights_draws_them_from_the_seed_of_the_fit(cells):
+    class Mixed(torch.nn.CrossEntropyLoss):
+        def __init__(self):
+            super().__init__()
+            self.mixing = torch.nn.Linear(2, 2)
+
+    before = torch.get_rng_state()
+    one, other = (make_segmenter(criterion=Mixed, max_epochs=0).fit(*cells) for _ in range(2))
+    assert torch.equal(one.criterion_.mixing.weight, other.criterion_.mixing.weight)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -14,9 +15,19 @@ from skorch.callbacks import EpochScoring, LRScheduler
 from torch.optim import lr_scheduler
 
 from skunet import UNetSegmenter
-from skunet.callbacks import Checkpoint, EarlyStopping, LearningRateSchedule, ProgressBar, Resume, WeightAveraging
+from skunet.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    LearningRateSchedule,
+    ProgressBar,
+    Resume,
+    TimeLimit,
+    WeightAveraging,
+)
 from skunet.datasets import make_cells
 from skunet.state_file import read_state
+
+FILES = {"run.json", "run.lock", "training.safetensors", "best.safetensors"}
 
 
 def resumable(folder, *callbacks, **parameters):
@@ -118,7 +129,7 @@ def test_without_a_seed_a_run_goes_on_with_the_one_that_was_drawn(cells, tmp_pat
         ({"module__dropout": 0.5}, "module__dropout was 0.3, is 0.5"),
         ({"optimizer": torch.optim.SGD}, "optimizer was 'torch.optim.adamw.AdamW', is 'torch.optim.sgd.SGD'"),
         ({"precision": "bfloat16"}, "precision was 'float32', is 'bfloat16'"),
-        ({"callbacks__early_stopping__patience": 3}, "callbacks was "),
+        ({"callbacks__early_stopping__patience": 3}, "callbacks.early_stopping.patience was 15, is 3"),
     ],
 )
 def test_other_parameters_are_refused(cells, tmp_path, change, message):
@@ -140,7 +151,7 @@ def test_other_parameters_are_refused(cells, tmp_path, change, message):
 def test_other_data_are_refused(cells, tmp_path, change):
     X, y = cells
     resumable(tmp_path, max_epochs=1).fit(X, y)
-    with pytest.raises(ValueError, match=r"same parameters and data; got .*run-0001: data: "):
+    with pytest.raises(ValueError, match=r"same parameters and data; got .*run-0001: data\."):
         resumable(tmp_path, max_epochs=1).fit(*change(X, y))
 
 
@@ -148,7 +159,7 @@ def test_other_weights_and_groups_are_refused(cells, tmp_path):
     X, y = cells
     groups = np.arange(12) // 2
     resumable(tmp_path, max_epochs=1).fit(X, y, groups=groups)
-    with pytest.raises(ValueError, match="data: weights and groups was "):
+    with pytest.raises(ValueError, match=r"data\.groups was "):
         resumable(tmp_path, max_epochs=1).fit(X, y, groups=groups // 2)
     resumable(tmp_path, max_epochs=2).fit(X, y, groups=groups)
 
@@ -173,6 +184,91 @@ def test_partial_fit_does_not_go_back(cells, tmp_path):
     X, y = cells
     segmenter = resumable(tmp_path, max_epochs=2).fit(X, y)
     assert segmenter.partial_fit(X, y).n_iter_ == 4
+    assert resumable(tmp_path / "first").partial_fit(X, y, epochs=1).n_iter_ == 1
+    segmenter.set_params(callbacks__early_stopping__patience=3)  # which makes all callbacks anew
+    assert segmenter.partial_fit(X, y, epochs=1).n_iter_ == 5
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "fit"])
+def test_training_that_goes_on_from_other_weights_is_never_resumed(cells, tmp_path, method):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=1).fit(X, y)
+    segmenter.set_params(callbacks=[Checkpoint(tmp_path), Resume(tmp_path)], warm_start=True, max_epochs=2)
+    getattr(segmenter, method)(255 - X, 1 - y)
+    getattr(segmenter, method)(X, y)
+    fresh = make_segmenter(max_epochs=2, callbacks=[Checkpoint(tmp_path), Resume(tmp_path)]).fit(X, y)
+    assert_same_training(fresh, make_segmenter(max_epochs=2).fit(X, y))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_longer_than_max_epochs_is_refused_and_in_a_search_begins_anew(cells, tmp_path):
+    X, y = cells
+    resumable(tmp_path, max_epochs=3).fit(X, y)
+    with pytest.raises(ValueError, match=r"max_epochs must be at least the 3 epochs of the run to resume, .*; got 2"):
+        resumable(tmp_path, max_epochs=2).fit(X, y)
+    grid, scores = {"max_epochs": [6, 1]}, []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        segmenter = resumable(folder) if folder.name == "a" else make_segmenter(module__dropout=0.3, lr=0.01)
+        search = GridSearchCV(segmenter, grid, cv=2, error_score="raise", refit=False).fit(X, y)
+        scores.append(search.cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(*scores)
+
+
+def test_a_schedule_fixes_the_number_of_epochs_and_the_time(cells, tmp_path):
+    X, y = cells
+    resumable(tmp_path, LearningRateSchedule("cosine"), TimeLimit(60), max_epochs=2).fit(X, y)
+    with pytest.raises(ValueError, match="max_epochs was 2, is 4"):
+        resumable(tmp_path, LearningRateSchedule("cosine"), TimeLimit(60), max_epochs=4).fit(X, y)
+    with pytest.raises(ValueError, match=r"callbacks\.TimeLimit\.seconds was 60, is 90"):
+        resumable(tmp_path, LearningRateSchedule("cosine"), TimeLimit(90), max_epochs=2).fit(X, y)
+
+
+def test_a_run_that_another_fit_writes_is_left_to_it(cells, tmp_path):
+    X, y = cells
+
+    class Second(ProgressBar):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 2:
+                assert resumable(tmp_path, Crash(), max_epochs=1).fit(X, y).n_iter_ == 1
+
+    resumable(tmp_path, Second(), max_epochs=3).fit(X, y)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0001", "run-0002"]
+    assert len(read_state(tmp_path / "run-0001" / "training.safetensors", kind="training")["history"]) == 3
+
+    class Same(ProgressBar):
+        def on_epoch_begin(self, net, **kwargs):
+            make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")]).fit(X, y)
+
+    with pytest.raises(RuntimeError, match="mine is being written to by another fit"):
+        make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine"), Same()]).fit(X, y)
+
+
+def test_files_that_are_no_runs_are_passed_over(cells, tmp_path):
+    X, y = cells
+    for name, text in (("a", "[1]"), ("b", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    assert resumable(tmp_path, max_epochs=1).fit(X, y).n_iter_ == 1
+
+
+def test_resume_without_the_checkpoint_to_resume_from_is_refused(cells, tmp_path):
+    for callbacks in ([], [Checkpoint(tmp_path / "other")], [Checkpoint(tmp_path), Checkpoint(tmp_path)]):
+        with pytest.raises(ValueError, match=r"Resume\.dirname must be that of the one Checkpoint"):
+            make_segmenter(callbacks=[*callbacks, Resume(tmp_path)]).fit(*cells)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_random_state_object_and_odd_values_can_be_described(cells, tmp_path):
+    def fit(max_epochs):
+        note = ProgressBar()
+        note.path, note.kind = tmp_path, torch.float32
+        return resumable(tmp_path, ("note", note), random_state=np.random.RandomState(3), max_epochs=max_epochs).fit(
+            *cells
+        )
+
+    fit(1)
+    assert fit(2).n_iter_ == 2
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # ---- what is written
@@ -182,7 +278,7 @@ def test_the_best_segmenter_is_there_for_load(cells, tmp_path):
     X, y = cells
     segmenter = make_segmenter(max_epochs=6, lr=0.05, callbacks=[Checkpoint(tmp_path)]).fit(X, y)
     folder = tmp_path / "run-0001"
-    assert {path.name for path in folder.iterdir()} == {"run.json", "training.safetensors", "best.safetensors"}
+    assert {path.name for path in folder.iterdir()} == FILES
     best = UNetSegmenter.load(folder / "best.safetensors")
     np.testing.assert_array_equal(best.predict_proba(X), segmenter.predict_proba(X))
     assert best.n_iter_ == int(np.argmax(segmenter.history[:, "valid_iou"])) + 1
@@ -205,11 +301,59 @@ def test_each_fit_writes_to_a_folder_of_its_own(cells, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run-0001", "run-0002"]
 
 
-def test_what_cannot_be_written_raises(cells, tmp_path):
-    X, y = cells
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"dirname": "file"},
+            NotADirectoryError,
+            "Checkpoint.dirname must be a folder or not be there yet",
+        ),
+        ({"dirname": None}, TypeError, "Checkpoint.dirname must be a path; got None"),
+        ({"run": "../mine"}, ValueError, "Checkpoint.run must be the name of a folder in dirname; got '../mine'"),
+        ({"monitor": "valid_iuo"}, ValueError, r"Checkpoint.monitor must be one of \['train_loss', 'valid_iou',"),
+    ],
+)
+def test_places_and_records_that_cannot_be_raise(cells, tmp_path, monkeypatch, arguments, error, message):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        make_segmenter(callbacks=[Checkpoint(tmp_path / "file")]).fit(X, y)
+    with pytest.raises(error, match=message):
+        make_segmenter(callbacks=[Checkpoint(**arguments)]).fit(*cells)
+
+
+@pytest.mark.parametrize("monitor", ["valid_iou", "valid_iou_best", "valid_loss", "train_loss"])
+def test_the_best_epoch_is_kept_by_any_record(cells, tmp_path, monitor):
+    class Ruin(ProgressBar):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 3:
+                with torch.no_grad():
+                    net.module_.head.bias += torch.tensor([0.0, 50.0])
+
+    callbacks = [Ruin(), Checkpoint(tmp_path, monitor=monitor)]
+    make_segmenter(max_epochs=3, callbacks=callbacks, callbacks__early_stopping=None).fit(*cells)
+    assert UNetSegmenter.load(tmp_path / "run-0001" / "best.safetensors").n_iter_ < 3
+
+
+def test_a_run_of_the_same_name_replaces_all_files_of_the_older_one(cells, tmp_path):
+    make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")]).fit(*cells)
+    make_segmenter(callbacks=[Checkpoint(tmp_path, run="mine")], max_epochs=0).fit(*cells)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"run.json", "run.lock"}
+
+
+def test_what_was_learned_until_a_file_could_not_be_written_is_kept(cells, tmp_path):
+    X, y = cells
+
+    class Lost(ProgressBar):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 3:
+                shutil.rmtree(tmp_path / "run-0001")
+
+    segmenter = make_segmenter(max_epochs=5, callbacks=[Checkpoint(tmp_path), Lost()])
+    with pytest.raises(OSError, match="could not be written") as caught:
+        segmenter.fit(X, y)
+    assert "has the weights of epoch 3" in caught.value.__notes__[0]
+    assert segmenter.predict(X).shape == X.shape
+    assert segmenter.set_params(callbacks=None).partial_fit(X, y).n_iter_ == 8
 
 
 def test_a_full_disk_raises_and_leaves_the_last_good_file(cells, tmp_path, monkeypatch):
@@ -298,11 +442,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     for name, value in whole.module_.state_dict().items():
         assert torch.equal(value, killed.module_.state_dict()[name]), name
     assert [row["train_loss"] for row in killed.history] == [row["train_loss"] for row in whole.history]
-    assert {path.name for path in (folder / "run-0001").iterdir()} == {
-        "run.json",
-        "training.safetensors",
-        "best.safetensors",
-    }
+    assert {path.name for path in (folder / "run-0001").iterdir()} == FILES
 
 
 def _last_write(folder):

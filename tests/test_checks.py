@@ -10,7 +10,7 @@ import torch
 from broken_segmenters import BROKEN
 from conftest import make_segmenter
 from pixel_classifier import PixelClassifier
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import EstimatorCheckFailedWarning
 
 from skunet import UNetSegmenter
@@ -38,6 +38,27 @@ class Bare(BaseEstimator):
 
     def predict(self, X):
         return np.full(np.shape(X)[:3], self.classes_[0])
+
+
+class Threshold(ClassifierMixin, BaseEstimator):
+    """Has neither parameters nor a constructor: calls bright what is brighter than the mean."""
+
+    def fit(self, X, y):
+        self.classes_, self.level_ = np.unique(y), np.mean(X)
+        return self
+
+    def predict(self, X):
+        return self.classes_[(np.asarray(X) > self.level_).astype(int)]
+
+
+def test_an_estimator_without_a_constructor_passes_the_checks_of_parameters():
+    results = check_image_estimator(Threshold(), on_fail=None)
+    of_parameters = [
+        result
+        for result in results
+        if result["check_name"] in ("check_constructor_only_stores", "check_clone", "check_set_params")
+    ]
+    assert [result["status"] for result in of_parameters] == ["passed"] * 3
 
 
 @parametrize_with_image_checks([make_segmenter(filters=2), PixelClassifier()])

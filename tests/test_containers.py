@@ -1,3 +1,6 @@
+import gc
+import warnings
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -83,6 +86,59 @@ def test_a_file_cut_short_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(OSError, match=r"cut\.png could not be read"):
         read_image(path)
+
+
+def images_by_format():
+    """Return a file name and the pixels that it holds for each format that keeps them."""
+    generator = np.random.default_rng(0)
+    grey, colour = (generator.integers(0, 255, shape).astype(np.uint8) for shape in ((20, 24), (20, 24, 3)))
+    pages = np.stack([grey, grey[::-1], grey.T[:20, :20].repeat(2, axis=1)[:, :24]])
+    return {
+        "grey.png": grey,
+        "colour.png": colour,
+        "deep.png": grey.astype(np.uint16) * 200,
+        "UPPER.PNG": grey,
+        "grey.bmp": grey,
+        "colour.ppm": colour,
+        "grey.tif": grey,
+        "float.tiff": grey / np.float32(7),
+        "pages.tif": pages,
+        "pages.TIF": pages,
+        "movie.gif": np.stack([colour, colour[::-1]]),
+    }
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.parametrize("name", images_by_format())
+def test_files_hold_what_imageio_reads_by_path(name, tmp_path):
+    image = images_by_format()[name]
+    iio.imwrite(tmp_path / name, image)
+    read = read_image(tmp_path / name)
+    by_path = iio.imread(tmp_path / name)
+    assert read.dtype == by_path.dtype
+    np.testing.assert_array_equal(read, by_path)
+    if not name.endswith("gif"):
+        np.testing.assert_array_equal(read, image)
+
+
+def test_files_without_or_with_a_wrong_suffix_are_read(tmp_path):
+    iio.imwrite(tmp_path / "image.png", STACK[0])
+    iio.imwrite(tmp_path / "image.jpg", np.full((8, 8, 3), 90, np.uint8))
+    for name in ("image", "image.tif", "image.xyz"):
+        (tmp_path / name).write_bytes((tmp_path / "image.png").read_bytes())
+        assert read_image(str(tmp_path / name)).tolist() == STACK[0].tolist()
+    assert read_image(tmp_path / "image.jpg").shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("name", ["notes.png", "notes.tif", "notes.xyz", "notes", "empty.png"])
+def test_a_file_that_is_no_image_is_named_and_closed(name, tmp_path):
+    (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"no image at all" * 20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(OSError, match=rf"{name} could not be read as an image: [^<]*\. Is the file complete"):
+            read_image(tmp_path / name)
+        gc.collect()
+    assert not [warning for warning in caught if warning.category is ResourceWarning]
 
 
 def test_masks_in_grey_rgb_and_palette_files_give_one_label_per_pixel(tmp_path):

@@ -7,11 +7,14 @@ import torch
 from conftest import make_segmenter
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from torch import nn
 
+from skunet import UNet, UNetSegmenter
 from skunet.callbacks import Checkpoint, TimeLimit
 from skunet.learning_rate_finder import LearningRateFinder
+from skunet.preprocessing import ImageScaler
 
 # A test of a few steps is too rough for a suggestion; some look at other things.
 a_few_steps = pytest.mark.filterwarnings("ignore:The loss may go on falling")
@@ -191,6 +194,34 @@ def test_a_test_that_ends_too_early_or_begins_too_late_says_so(cells):
 def test_parameters_out_of_range_raise(cells, parameters, message):
     with pytest.raises(ValueError, match=message):
         LearningRateFinder(make_segmenter(), **parameters).fit(*cells)
+
+
+@pytest.mark.parametrize(
+    ("segmenter", "got"),
+    [
+        (UNetSegmenter, "the class UNetSegmenter"),
+        (make_pipeline(ImageScaler(), UNetSegmenter()), "an instance of Pipeline"),
+        (None, "None"),
+        ("unet", "an instance of str"),
+        (UNet(1, 2), "an instance of UNet"),
+    ],
+)
+def test_what_is_no_segmenter_raises(cells, segmenter, got):
+    with pytest.raises(TypeError, match=rf"segmenter must be a UNetSegmenter instance; got {got}\."):
+        LearningRateFinder(segmenter).fit(*cells)
+
+
+@pytest.mark.parametrize("name", ["min_lr", "max_lr", "n_steps", "smoothing", "divergence"])
+@pytest.mark.parametrize("value", ["0.5", None, float("nan"), [0.5], np.array([0.5, 0.6])])
+def test_parameters_of_another_type_raise(cells, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be "):
+        LearningRateFinder(make_segmenter(), **{name: value}).fit(*cells)
+
+
+@pytest.mark.parametrize("n_steps", [2.5, float("inf"), 20.0])
+def test_a_number_of_steps_that_is_not_whole_raises(cells, n_steps):
+    with pytest.raises(ValueError, match="n_steps must be a whole number of at least 2"):
+        LearningRateFinder(make_segmenter(), n_steps=n_steps).fit(*cells)
 
 
 def test_a_loss_that_is_never_finite_raises(cells):

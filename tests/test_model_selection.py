@@ -12,13 +12,14 @@ from sklearn import config_context
 from sklearn import model_selection as of_sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skunet import model_selection as drop_ins
 from skunet.containers import object_array, open_container
 from skunet.image_array import StackView
-from skunet.metrics import iou_score, iou_scorer
+from skunet.metrics import accuracy_scorer, dice_scorer, iou_score, iou_scorer, precision_scorer, recall_scorer
 from skunet.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -37,6 +38,7 @@ from skunet.model_selection import (
     train_test_split,
     validation_curve,
 )
+from skunet.splits import check_splitter
 
 N_IMAGES = 8
 
@@ -555,6 +557,183 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "masks" / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.png"):
         cross_val_score(make_segmenter(), X, y, cv=2, error_score="raise")
+
+
+# ---- names of scores, and splitters that cannot be
+
+
+class NeverFitted(NearestMean):
+    """Fails the test that trains it."""
+
+    def fit(self, X, y, **fit_params):
+        raise AssertionError("fitted")
+
+
+def every_tool(estimator, X, y, **options):
+    """Yield a call of each drop-in that takes `scoring` and `cv`."""
+    searches = {
+        GridSearchCV: {"shift": [0.0]},
+        RandomizedSearchCV: {"shift": [0.0]},
+        HalvingGridSearchCV: {"shift": [0.0, 60.0]},
+        HalvingRandomSearchCV: {"shift": [0.0, 60.0]},
+    }
+    few = {RandomizedSearchCV: {"n_iter": 1}}
+    for search, grid in searches.items():
+        yield lambda s=search, g=grid: s(estimator, g, **few.get(s, {}), **options).fit(X, y)
+    yield lambda: cross_val_score(estimator, X, y, **options)
+    yield lambda: cross_validate(estimator, X, y, **options)
+    yield lambda: learning_curve(estimator, X, y, train_sizes=[2, 4], **options)
+    yield lambda: validation_curve(estimator, X, y, param_name="shift", param_range=[0.0], **options)
+    yield lambda: permutation_test_score(estimator, X, y, n_permutations=1, **options)
+
+
+N_TOOLS = 9
+SCORERS = {
+    "iou": iou_scorer,
+    "dice": dice_scorer,
+    "accuracy": accuracy_scorer,
+    "precision": precision_scorer,
+    "recall": recall_scorer,
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("kind", ["stack", "ragged_list", "strings"])
+def test_a_name_stands_for_the_scorer_in_every_search_and_function(name, kind, tmp_path):
+    X, y = contain(*draw_images(widths=(16,) if kind == "stack" else (16, 20)), kind, tmp_path)
+    masks = open_container(y, "y")
+    named, plain = ({"scoring": scoring, "cv": 2} for scoring in (name, SCORERS[name]))
+    expected = cross_val_score(NearestMean(), X, y, **plain)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(cross_val_score(NearestMean(), X, y, **named), expected)
+    np.testing.assert_array_equal(cross_validate(NearestMean(), X, y, **named)["test_score"], expected)
+    for search in (GridSearchCV, HalvingGridSearchCV):
+        ours, theirs = (search(NearestMean(), {"shift": [0.0, 60.0]}, **o).fit(X, y) for o in (named, plain))
+        np.testing.assert_array_equal(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"])
+        assert ours.score(X, y) == SCORERS[name](ours.best_estimator_, X, [masks[i] for i in range(N_IMAGES)])
+        assert ours.get_params()["scoring"] == clone(ours).scoring == name
+    for curve, options in (
+        (learning_curve, {"train_sizes": [2, 4]}),
+        (validation_curve, {"param_name": "shift", "param_range": [0.0]}),
+    ):
+        ours, theirs = (curve(NearestMean(), X, y, **options, **o)[-1] for o in (named, plain))
+        np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (permutation_test_score(NearestMean(), X, y, n_permutations=2, **o) for o in (named, plain))
+    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("scoring", [["iou", "dice"], ("iou", "dice"), {"iou": "iou", "dice": dice_scorer}])
+def test_several_scores_by_name(scoring):
+    images, masks = draw_images()
+    results = cross_validate(NearestMean(), images, masks, cv=2, scoring=scoring)
+    search = GridSearchCV(NearestMean(), {"shift": [0.0]}, cv=2, scoring=scoring, refit="dice").fit(images, masks)
+    assert search.scoring is scoring
+    for name in ("iou", "dice"):
+        expected = cross_val_score(NearestMean(), images, masks, cv=2, scoring=SCORERS[name])
+        np.testing.assert_array_equal(results[f"test_{name}"], expected)
+        assert search.cv_results_[f"mean_test_{name}"][0] == expected.mean()
+    assert search.score(images, masks) == dice_scorer(search.best_estimator_, images, masks)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ("f1", r"scoring must be one of \['iou', .*'recall'\], a scorer or a callable; got 'f1'\."),
+        (7, r"a scorer or a callable; got 7\."),
+        (iou_score, r"got the metric iou_score\. Pass skunet\.metrics\.iou_scorer, .*make_scorer\(iou_score, \.\.\.\)"),
+        (f1_score, r"got the metric f1_score\. Pass skunet\.metrics\.iou_scorer or another"),
+    ],
+)
+def test_what_is_no_score_of_masks_is_refused_before_training(scoring, message):
+    images, masks = draw_images()
+    calls = list(every_tool(NeverFitted(), images, masks, scoring=scoring, cv=2))
+    assert len(calls) == N_TOOLS
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("scoring", [["iou", "f1"], {"mine": "f1"}])
+def test_a_wrong_name_among_several_is_refused_before_training(scoring):
+    images, masks = draw_images()
+    for call in every_tool(NeverFitted(), images, masks, scoring=scoring, cv=2):
+        with pytest.raises(ValueError, match=r"scoring must be one of .*; got"):
+            call()
+
+
+@pytest.mark.parametrize("scoring", [[], ["iou", "iou"], ["iou", iou_scorer]])
+def test_lists_that_sklearn_refuses_are_refused(scoring):
+    with pytest.raises(ValueError, match=r"[Ee]mpty|uplicate|callables"):
+        cross_validate(NeverFitted(), *draw_images(), scoring=scoring, cv=2)
+
+
+def test_a_callable_and_the_score_of_the_estimator_serve_as_they_are():
+    images, masks = draw_images()
+
+    def count(estimator, X, y):
+        return len(X)
+
+    assert cross_val_score(NearestMean(), images, masks, scoring=count, cv=2).tolist() == [4, 4]
+    search = GridSearchCV(NearestMean(), {"shift": [0.0]}, scoring=count, cv=2).fit(images, masks)
+    assert search.best_score_ == 4
+    assert len([call() for call in every_tool(NearestMean(), images, masks, scoring=None, cv=2)]) == N_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("StratifiedKFold", "StratifiedKFold"),
+        ("RepeatedStratifiedKFold", "StratifiedKFold"),
+        ("StratifiedGroupKFold", "StratifiedGroupKFold"),
+        ("StratifiedShuffleSplit", "StratifiedShuffleSplit"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["stack", "ragged_list", "strings"])
+def test_splitters_of_sklearn_that_stratify_by_class_are_refused_for_masks(name, own, kind, tmp_path):
+    X, y = contain(*draw_images(widths=(16,) if kind == "stack" else (16, 20)), kind, tmp_path)
+    cv = getattr(of_sklearn, name)(n_splits=2)
+    message = rf"got scikit-learn's {name}, .* Pass skunet\.model_selection\.{own}, "
+    for call in every_tool(NeverFitted(), X, y, cv=cv):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match=message):
+        cross_val_predict(NeverFitted(), X, y, cv=cv)
+
+
+def test_splitters_of_sklearn_stratify_by_one_class_per_image():
+    classes = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    check_splitter(of_sklearn.StratifiedKFold(2), classes)
+    check_splitter(of_sklearn.StratifiedKFold(2), None)
+
+
+# ---- views of lazy arrays
+
+
+def test_a_view_of_a_lazy_array_is_indexed_as_numpy():
+    stack = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3)).astype(np.uint8)
+    positions = np.array([4, 1, 3])
+    view, array = StackView(Lazy(stack), positions), stack[positions]
+    rows, mask = np.array([0, 2]), array[1] > 99
+    for key in [
+        0,
+        -1,
+        np.s_[0, :4],
+        np.s_[1, ..., 0],
+        np.s_[2, 1:3, ::2],
+        np.s_[0, 2, 3, 1],
+        np.s_[-1, rows],
+        np.s_[1, mask],
+    ]:
+        np.testing.assert_array_equal(view[key], array[key])
+    for key in [np.s_[1:], np.s_[[2, 0]], np.s_[[2, 0], ...], np.s_[:2, :, :], np.s_[array[:, 0, 0, 0] > 0, ...]]:
+        assert isinstance(view[key], StackView)
+        np.testing.assert_array_equal(np.asarray(view[key]), array[key])
+
+
+@pytest.mark.parametrize("key", [np.s_[:, 0], np.s_[[0, 1], ..., 0], np.s_[:2, 1:], np.s_[:, np.array([0, 1])]])
+def test_parts_of_several_images_of_a_lazy_array_are_refused(key):
+    with pytest.raises(IndexError, match=r"must be indexed by images only; .* view\[i, \.\.\.\]"):
+        StackView(Lazy(np.zeros((6, 5, 4))), np.arange(3))[key]
 
 
 # ---- train_test_split

@@ -24,6 +24,7 @@ from torch import nn
 from skunet import UNetSegmenter
 from skunet.persistence import KIND
 from skunet.state_file import read_state, write_state
+from skunet.stored_parameters import choose_parameters, describe_parameters
 
 
 class OwnNet(nn.Module):
@@ -624,3 +625,40 @@ def test_a_history_that_no_file_can_hold_is_named(cells, tmp_path):
     segmenter.history.record("picture", object())
     with pytest.raises(TypeError, match=r"state\['history'\]\[0\]\['picture'\] is a object"):
         segmenter.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"lr": -1}, "lr must be a number"), ({"class_weight": {7: 2.0}}, "must name labels of y")]
+)
+def test_what_load_would_refuse_is_not_saved(cells, tmp_path, change, message):
+    segmenter = make_segmenter(max_epochs=0).fit(*cells)
+    segmenter.save(tmp_path / "cells.skunet")
+    segmenter.set_params(**change)
+    with pytest.raises(ValueError, match=message):
+        segmenter.save(tmp_path / "cells.skunet")
+    np.testing.assert_array_equal(UNetSegmenter.load(tmp_path / "cells.skunet").classes_, segmenter.classes_)
+
+
+# ---- parameters of callbacks
+
+
+CALLBACK_PARAMETERS = {
+    "callbacks__early_stopping__patience": 4,
+    "callbacks__progress": None,
+    "callbacks__own__name": "other",
+    "callbacks__early__patience": 1,
+}
+
+
+@pytest.mark.parametrize("callbacks", [[EpochScoring(len)], None])
+def test_what_is_set_of_default_callbacks_is_kept_without_a_list_of_callbacks(callbacks):
+    described = describe_parameters({"callbacks": callbacks, **CALLBACK_PARAMETERS}, seed=0)
+    names = ["early_stopping", "progress"]
+    chosen = choose_parameters(described, {}, path="a", stacklevel=1, default_callbacks=names)
+    if callbacks is None:
+        assert chosen == {"callbacks": None} | CALLBACK_PARAMETERS
+    else:
+        assert chosen == {"callbacks__early_stopping__patience": 4, "callbacks__progress": None}
+    given = {"callbacks": [], "callbacks__early_stopping__patience": 9}
+    chosen = choose_parameters(described, given, path="a", stacklevel=1, default_callbacks=names)
+    assert chosen == CALLBACK_PARAMETERS | given

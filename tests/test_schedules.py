@@ -152,12 +152,48 @@ def test_the_horizon_is_time_where_that_ends_first(cells, monkeypatch):
     parameters = {"lr": 1.0, "train_split": None, "batch_size": 3}
     schedule = LearningRateSchedule("linear", warmup=0.2)
     rates, _ = rates_of(cells, Clock(), TimeLimit(10), schedule, **parameters, max_epochs=1000)
+    # Time counts after the first 2 % of it; until then, and in the first step, epochs do.
     step = 1 / 4000
-    warm = (np.arange(2) / 10 + step) / (0.2 + step)
-    np.testing.assert_allclose(rates[:, 0], [*warm, *(1 - np.arange(8) / 8)])
+    progress = np.append(0, (np.arange(1, 10) / 10 - 0.02) / 0.98)
+    expected = np.where(progress < 0.2, (progress + step) / (0.2 + step), (1 - progress) / 0.8)
+    np.testing.assert_allclose(rates[:, 0], expected)
     now[0] = 0.0
     rates, _ = rates_of(cells, Clock(), TimeLimit(1000), LearningRateSchedule("linear"), **parameters)
     np.testing.assert_allclose(rates[:, 0], 1 - np.arange(16) / 16)
+
+
+def test_where_epochs_end_first_the_seconds_of_each_step_do_not_tell(cells, monkeypatch):
+    parameters = {"lr": 1.0, "train_split": None, "batch_size": 3, "max_epochs": 4}
+    found = []
+    for delays in (iter([0.0] * 99), iter([9.0, *[0.5] * 98])):
+        now = [0.0]
+
+        class Clock(Callback):
+            def on_batch_begin(self, net, training=False, now=now, delays=delays, **kwargs):
+                now[0] += next(delays)
+
+        monkeypatch.setattr("skunet.stopping.monotonic", lambda now=now: now[0])
+        schedule = LearningRateSchedule("one_cycle", warmup=0.1)
+        found.append(rates_of(cells, Clock(), TimeLimit(600), schedule, **parameters)[0])
+    np.testing.assert_array_equal(*found)
+
+
+def test_two_schedules_are_refused(cells):
+    schedules = [LearningRateSchedule("linear"), LearningRateSchedule("cosine")]
+    with pytest.raises(ValueError, match="callbacks must hold at most one LearningRateSchedule"):
+        make_segmenter(callbacks=schedules).fit(*cells)
+
+
+def test_the_horizon_is_the_number_of_epochs_that_fit_is_asked_for(cells):
+    rates = []
+
+    class Note(Callback):
+        def on_batch_end(self, net, training=False, **kwargs):
+            rates.append(net.optimizer_.param_groups[0]["lr"])
+
+    parameters = {"lr": 1.0, "train_split": None, "batch_size": -1, "max_epochs": 100}
+    make_segmenter(callbacks=[LearningRateSchedule("linear"), Note()], **parameters).partial_fit(*cells, epochs=4)
+    np.testing.assert_allclose(rates, [1, 0.75, 0.5, 0.25])
 
 
 class HandsOver(Callback):

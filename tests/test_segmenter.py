@@ -462,6 +462,34 @@ def test_a_loss_that_is_not_finite_raises(cells):
         make_segmenter(lr=1e30, max_epochs=5).fit(*cells)
 
 
+@pytest.mark.parametrize("labels", [np.array([0, 1], np.uint8), np.array([False, True])])
+def test_scoring_masks_of_other_labels_warns_once_at_the_call(cells, labels):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=3).fit(X, np.array([0, 255], np.uint8)[y])
+    message = (
+        r"y holds labels \[(1|True)\] that the segmenter was not fitted on, \[0, 255\]: their pixels count as wrong"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        score = segmenter.score(X, labels[y])
+    assert [warning.filename for warning in caught] == [__file__]
+    assert score == iou_scorer(segmenter, X, labels[y])
+
+
+def test_scoring_labels_that_are_known_or_do_not_count_does_not_warn(cells):
+    X, y = cells
+    segmenter = make_segmenter(ignore_label=9).fit(X, np.where(X > 250, 9, y))
+    np.testing.assert_array_equal(segmenter.classes_, [0, 1])
+    y_ignored, y_unknown, weights = y.copy(), y.copy(), np.ones(y.shape)
+    y_ignored[:, 0], y_unknown[:, 0], weights[:, 0] = 9, 7, 0
+    expected = segmenter.score(X, y_ignored)
+    assert segmenter.score(X, y_unknown, sample_weight=weights) == expected
+    assert 0 < segmenter.score(X, y.astype(bool)) == segmenter.score(X, y.astype(np.float32))
+    y_unknown[1:] = y[1:]
+    segmenter.score(X, y_unknown, sample_weight=np.arange(len(X)))
+    with pytest.warns(UserWarning, match=r"labels \[7\] .* not fitted on, \[0, 1\]"):
+        segmenter.score(X, y_unknown, sample_weight=np.arange(len(X)) + 1)
+
+
 def test_score_counts_before_it_predicts(cells, fitted):
     with pytest.raises(ValueError, match="same number of images; got 12 images, 2 masks"):
         fitted.score(cells[0], cells[1][:2])

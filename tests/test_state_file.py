@@ -422,3 +422,10 @@ def test_the_file_and_then_its_folder_are_synced(path, monkeypatch):
     write_state(path, {"a": 1}, kind="test")
     assert order[0].endswith(".unfinished")
     assert order[1:] == ["replace", str(path.parent)]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    write_state(tmp_path / "state", {}, kind="example")
+    os.chmod(tmp_path / "state", 0o600)
+    write_state(tmp_path / "state", {"more": 1}, kind="example")
+    assert os.stat(tmp_path / "state").st_mode & 0o777 == 0o600

@@ -237,9 +237,16 @@ def test_the_limit_is_told_above_the_progress_bar(cells, clock, capsys):
     assert "Stopping since the time limit of 7 seconds is reached." in capsys.readouterr().out
 
 
-def test_a_limit_that_is_no_time_raises(cells):
-    with pytest.raises(ValueError, match=r"TimeLimit\.seconds must be more than 0; got -1"):
-        make_segmenter(callbacks=[TimeLimit(-1)]).fit(*cells)
+@pytest.mark.parametrize("seconds", [-1, 0, "10", None])
+def test_a_limit_that_is_no_time_raises(cells, seconds):
+    with pytest.raises(ValueError, match=rf"TimeLimit\.seconds must be a number of more than 0; got {seconds!r}"):
+        make_segmenter(callbacks=[TimeLimit(seconds)]).fit(*cells)
+
+
+@pytest.mark.parametrize("patience", ["3", -1, 0, 2.5, True])
+def test_a_patience_that_counts_no_epochs_raises(cells, patience):
+    with pytest.raises(ValueError, match=rf"EarlyStopping\.patience must be a whole number .* got {patience!r}"):
+        make_segmenter(callbacks__early_stopping__patience=patience).fit(*cells)
 
 
 def test_a_long_fit_ends_in_time(cells):

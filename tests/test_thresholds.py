@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import jaccard_score, make_scorer
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold, cross_val_score
 from sklearn.model_selection import TunedThresholdClassifierCV as PixelThreshold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -494,3 +494,17 @@ def test_images_with_one_class_in_a_fold(cells):
     segmenter = make_segmenter(filters=2, classes=[0, 1])
     tuned = TunedThresholdClassifierCV(segmenter, cv=2).fit(X, y)
     assert np.isfinite(tuned.best_score_)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cv": StratifiedKFold(2)}, r"Pass skunet\.model_selection\.StratifiedKFold, "),
+        ({"scoring": iou_score}, r"got the metric iou_score\. Pass skunet\.metrics\.iou_scorer"),
+        ({"scoring": "f1"}, r"scoring must be one of \['iou', .*\], a scorer or a callable; got 'f1'\."),
+    ],
+)
+def test_splitters_by_class_and_metrics_are_refused_before_training(cells, options, message):
+    X, y = cells
+    with pytest.raises(ValueError, match=message):
+        TunedThresholdClassifierCV(make_segmenter(max_epochs=-1), **options).fit(X, y)

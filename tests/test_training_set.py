@@ -74,6 +74,49 @@ def test_one_map_per_class_raises_with_the_remedy():
     raises(r"y\.argmax\(axis=-1\)", np.repeat(X[..., None], 3, axis=-1), np.stack([y, y], axis=-1))
 
 
+FLAT = np.tile([0, 1], (4, 6, 4))
+ONE_HOT = np.stack([FLAT == 0, FLAT == 1], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (ONE_HOT, r"no class axis; got \(6, 8, 2\) for mask 0, .* of \(6, 8\) pixels\..* pass y\.argmax\(axis=-1\)\.$"),
+        (np.moveaxis(ONE_HOT, -1, 1), r"no class axis; .* pass y\.argmax\(axis=1\)\.$"),
+        (torch.from_numpy(np.moveaxis(ONE_HOT, -1, 1)), r"pass y\.argmax\(axis=1\)\.$"),
+        (list(ONE_HOT), r"pass mask\.argmax\(axis=-1\) of each mask\.$"),
+        (list(np.moveaxis(ONE_HOT, -1, 1)), r"pass mask\.argmax\(axis=0\) of each mask\.$"),
+        (np.stack([FLAT] * 3, axis=-1), r"no channel axis; got \(6, 8, 3\) .* Pass y\[\.\.\., 0\]\.$"),
+        (np.stack([FLAT] * 3 + [np.full_like(FLAT, 255)], axis=-1), r"no channel axis; .* Pass y\[\.\.\., 0\]\.$"),
+        (np.stack([FLAT] * 3, axis=1), r"no channel axis; .* Pass y\[:, 0\]\.$"),
+        (FLAT[:, None], r"no channel axis; .* Pass y\[:, 0\]\.$"),
+        (list(FLAT[..., None]), r"Pass mask\[\.\.\., 0\] of each mask\.$"),
+        (list(FLAT[:, None]), r"Pass mask\[0\] of each mask\.$"),
+    ],
+)
+@pytest.mark.parametrize("fitted", [None, 2])
+def test_masks_of_one_axis_more_raise_with_the_remedy(masks, message, fitted):
+    raises(message, list(X) if isinstance(masks, list) else X, masks, spatial_ndim=fitted)
+
+
+def test_the_remedies_for_masks_of_one_axis_more_give_the_labels():
+    for masks in (ONE_HOT.argmax(axis=-1), np.moveaxis(ONE_HOT, -1, 1).argmax(axis=1)):
+        assert open_training_set(X, masks).codec.classes.tolist() == [0, 1]
+
+
+def test_masks_of_volumes_with_a_class_axis_raise_with_the_remedy():
+    volumes = RNG.random((2, 4, 5, 6))
+    masks = RNG.integers(0, 2, (2, 4, 5, 6))
+    raises(r"y\.argmax\(axis=-1\)", volumes, np.stack([masks, 1 - masks], axis=-1))
+    raises(r"y\.argmax\(axis=1\)", volumes, np.stack([masks, 1 - masks], axis=1))
+    raises(r"Pass y\[\.\.\., 0\]", volumes, masks[..., None])
+
+
+def test_axes_that_no_remedy_fits_raise_without_one():
+    raises(r"shape \(4, 6, 8\) and masks of 3 axes\. Each image needs one mask", X, np.zeros((4, 5, 5, 5), int))
+    raises(r"masks of 2 axes\. Each image needs one mask", np.zeros((4, 2, 6, 8, 3)), y)
+
+
 def test_bad_pixels_raise_with_the_index():
     images = X.astype(np.float32)
     images[2, 0, 0] = np.nan

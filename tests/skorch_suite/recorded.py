@@ -160,10 +160,6 @@ RECORDED = {
     "the masks of every Dataset are read, so that classes_ is always known": [
         "TestClassifier::test_error_when_classes_could_not_be_inferred",
     ],
-    "the criterion is a Mock, which claims to be a functools.partial too": [
-        "TestNet::test_callback_with_name_init_with_params",
-        "TestNet::test_callback_set_params",
-    ],
     "skorch itself expects it to fail": ["TestNet::test_net_initialized_with_initalized_dataset"],
 }  # fmt: skip
 
