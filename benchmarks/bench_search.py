@@ -1,13 +1,14 @@
 """Time and memory of a grid search on the ISBI sections, with 1 and with 2 workers.
 
 Each search runs in a process of its own, in turns. Memory is the largest sum over that process and its workers of
-proportional set sizes, in which shared pages count once; it is read from /proc several times per second (Linux).
+proportional set sizes, in which shared pages count once; it is read from /proc once per second (Linux).
 """
 
-import multiprocessing
 import os
-import threading
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from skunet.model_selection import GridSearchCV
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "isbi2012"
 GRID = {"depth": [2, 3], "filters": [4, 8]}
-INTERVAL = 0.1  # seconds
+INTERVAL = 1.0  # seconds; adding up the pages of a process halts it for a while
 
 
 def search(n_jobs: int) -> None:
@@ -34,23 +35,19 @@ def search(n_jobs: int) -> None:
 
 def measure(n_jobs: int) -> dict[str, float]:
     """Run one search; return its seconds and megabytes."""
-    process = multiprocessing.get_context("spawn").Process(target=search, args=(n_jobs,))
-    peak = [0.0]
+    peak = 0.0
     start = time.perf_counter()
-    process.start()
-    watcher = threading.Thread(target=_watch, args=(process, peak))
-    watcher.start()
-    process.join()
-    watcher.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"The search with n_jobs={n_jobs} ended with exit code {process.exitcode}.")
-    return {"seconds": time.perf_counter() - start, "megabytes": peak[0]}
-
-
-def _watch(process: Any, peak: list[float]) -> None:
-    while process.is_alive():
-        peak[0] = max(peak[0], sum(_megabytes(pid) for pid in _family(process.pid)))
-        time.sleep(INTERVAL)
+    # Workers end with a process of its own; those of a multiprocessing child it would wait for, idle.
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import bench_search; bench_search.search({n_jobs})"], cwd=Path(__file__).parent
+    )
+    while process.poll() is None:
+        peak = max(peak, sum(_megabytes(pid) for pid in _family(process.pid)))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(INTERVAL)
+    if process.returncode != 0:
+        raise RuntimeError(f"The search with n_jobs={n_jobs} ended with exit code {process.returncode}.")
+    return {"seconds": time.perf_counter() - start, "megabytes": peak}
 
 
 def _family(pid: int) -> set[int]:
