@@ -9,7 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UNet", "mirror_pad"]
+from skunet.mirroring import mirror_pad
+
+__all__ = ["UNet"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -19,38 +21,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 2): "bicubic"}
 # Upsampling makes fine pixel i from the coarse pixels (i - reach) // 2 to (i + reach) // 2.
 UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
-
-
-def mirror_pad(images: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Pad the last axes with the values of ``numpy.pad(mode="reflect")``: the edge pixel is not repeated.
-
-    Parameters
-    ----------
-    images : Tensor of shape (..., *S), any dtype
-    before, after : sequence of int >= 0
-        Pixels to add in front of and behind each axis of S. More than it has mirror it again and again.
-
-    Returns
-    -------
-    Tensor of shape (..., *(before + S + after)), same dtype; `images` itself where nothing is added
-
-    Examples
-    --------
-    >>> mirror_pad(torch.tensor([[0, 1, 2]]), before=[1], after=[4])
-    tensor([[1, 0, 1, 2, 1, 0, 1, 2]])
-    """
-    start = images.ndim - len(before)
-    is_legal = start >= 0 and len(after) == len(before) and all(pad >= 0 for pad in (*before, *after))
-    _check(is_legal, "before and after", "hold one pad >= 0 per axis", (before, after), "Match the axes")
-    for axis, (front, back) in enumerate(zip(before, after, strict=True), start=start):
-        if front or back:
-            side, shape = images.shape[axis], tuple(images.shape)
-            _check(side > 0, "images", "have pixels on each axis", shape, "Leave empty images out")
-            period = max(2 * (side - 1), 1)
-            positions = torch.arange(-front, side + back, device=images.device) % period
-            # Unlike index_select, indexing knows every dtype.
-            images = images[(slice(None),) * axis + (torch.minimum(positions, period - positions),)]
-    return images
 
 
 def lost_margin(depth: int, lost_by_block: int, lost_by_upsampling: int) -> int:
@@ -80,7 +50,8 @@ def read_interval(interval: tuple[int, int], depth: int, **layers: int) -> tuple
 def centre_crop(features: Tensor, sides: Sequence[int]) -> Tensor:
     """Cut the middle of size `sides` out of features (N, C, *S)."""
     for axis, side in enumerate(sides, start=2):
-        features = features.narrow(axis, (features.shape[axis] - side) // 2, side)
+        if features.shape[axis] != side:
+            features = features.narrow(axis, (features.shape[axis] - side) // 2, side)
     return features  # (N, C, *sides)
 
 
@@ -181,6 +152,11 @@ class UNet(nn.Module):
         """Map float images (N, C, *S) to logits (N, K, *S), in "valid" networks (N, K, *(S - 2 margin))."""
         sides = [self.output_size(side) for side in images.shape[2:]]
         features = images if self.padding == "valid" else self._complete(images)
+        index: tuple[Any, ...] = (..., *map(slice, sides))
+        return self.levels(features)[index]  # (N, K, *S)
+
+    def levels(self, features: Tensor) -> Tensor:
+        """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal."""
         skips = []
         for block in self.encoder[:-1]:
             skips.append(block(features))  # (N, filters * 2**level, *S / 2**level)
@@ -191,7 +167,7 @@ class UNet(nn.Module):
             kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
             features = torch.cat([centre_crop(skips.pop(), kept), centre_crop(features, kept)], dim=1)
             features = block(features)  # (N, filters * 2**level, *S / 2**level)
-        return cast(Tensor, self.head(features)[(..., *map(slice, sides))])  # (N, K, *S)
+        return cast(Tensor, self.head(features))
 
     @property
     def size_multiple(self) -> int:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from skunet.augmentation import Augmentation, augment_batch
 from skunet.images import as_tensor
+from skunet.mirroring import reflect
 from skunet.randomness import make_generator
 from skunet.scaling import image_scaling, scale
 from skunet.training_set import TrainingSet, pick
@@ -156,23 +157,9 @@ def draw_window(
     """
     starts = [int(generator.integers(max(n - patch, 0) + 1)) for n, patch in zip(size, patch_size, strict=True)]
     return tuple(
-        mirrored_positions(start, start + patch, int(n))
+        reflect(np.arange(start, start + patch), int(n))
         for start, patch, n in zip(starts, patch_size, size, strict=True)
     )
-
-
-def mirrored_positions(start: int, stop: int, n: int) -> np.ndarray:
-    """Return start..stop-1 folded back into 0..n-1 by mirroring at the first and last position.
-
-    Examples
-    --------
-    >>> mirrored_positions(0, 5, 3).tolist()
-    [0, 1, 2, 1, 0]
-    """
-    if n == 1:
-        return np.zeros(stop - start, dtype=np.int64)
-    positions = np.arange(start, stop) % (2 * n - 2)
-    return np.minimum(positions, 2 * n - 2 - positions)
 
 
 def _cut(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:

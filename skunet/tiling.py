@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from skunet.network import mirror_pad
+from skunet.mirroring import mirror_pad
 
 __all__ = ["Geometry", "PlainGeometry", "Window", "assemble", "choose_tile_size", "predict_tiles"]
 

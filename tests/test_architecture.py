@@ -25,15 +25,15 @@ LAYERS = [
     ["building"],
     ["batching", "callbacks"],
     [
-        *("image_dataset", "inference", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
-        "threshold_scores",
+        *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+        *("threshold_scores", "export"),
     ],
-    ["patches", "persistence", "image_by_image"],
+    ["patches", "persistence", "image_by_image", "inference"],
     ["training_set", "files"],
-    ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets"],
+    ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets", "folding", "engines"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["resizing", "state_file", "fingerprint", "stored_parameters"],
-    ["randomness", "hardware", "hyperparameters", "interruption", "workers", "state_values"],
+    ["randomness", "hardware", "hyperparameters", "interruption", "workers", "state_values", "mirroring", "derived"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {

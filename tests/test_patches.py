@@ -13,15 +13,8 @@ from skunet.patches import (
     count_patches,
     draw_window,
     group_equal_sizes,
-    mirrored_positions,
 )
 from skunet.training_set import open_training_set
-
-
-@given(st.integers(1, 9), st.integers(0, 30), st.integers(1, 30))
-def test_mirrored_positions_equal_numpy_reflection(n, start, length):
-    padded = np.pad(np.arange(n), (0, start + length), mode="reflect" if n > 1 else "edge")
-    np.testing.assert_array_equal(mirrored_positions(start, start + length, n), padded[start : start + length])
 
 
 def make_batches(*, weights=None, patch_size=(4, 4), augment=None, sizes=((8, 6), (3, 5)), scaling=None):
