@@ -155,6 +155,10 @@ RULES: dict[str, tuple[Check, str]] = {
         lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_size(value),
         '"auto", None, a number of pixels of at least 1, or one such number per axis',
     ),
+    "engine": (
+        lambda value: isinstance(value, str) and value in ("torch", "openvino", "onnxruntime"),
+        '"torch", "openvino" or "onnxruntime"',
+    ),
     "random_state": (_is_random_state, "None, a whole number from 0 to 2**32 - 1, or a RandomState"),
     "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),

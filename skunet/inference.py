@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from skunet.components import uncompiled
+from skunet.engines import engine_forward
 from skunet.scaling import image_scaling, image_statistics, scale
 from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
 
-__all__ = ["Inference", "channels_last", "geometry_of"]
+__all__ = ["Inference", "channels_last", "check_logits", "geometry_of"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Inference:
         Of the scaling; None where each image has its own.
     tile_size : see `UNetSegmenter`
     geometry : Geometry
+    engine : {"torch", "openvino", "onnxruntime"}
+        What computes; others than torch take no `fit_params`.
     """
 
     module: nn.Module
@@ -43,6 +46,7 @@ class Inference:
     constants: np.ndarray | None
     tile_size: Any
     geometry: Geometry
+    engine: str = "torch"
 
     def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of scaled patches, in one piece."""
@@ -79,19 +83,17 @@ class Inference:
         return torch.from_numpy(np.array(constants))
 
     def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:
-        """Return float32 logits (N, K, *T) of scaled images; a single logit z becomes the pair (0, z)."""
+        """Return float32 logits (N, K, *T) of scaled images."""
+        if self.engine != "torch":
+            return self._checked(engine_forward(self.module, self.engine, precision=self.precision)(images), images)
         is_mixed = self.precision != "float32"
         device_type = torch.device(self.device).type
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
             logits = self.module(images.contiguous(memory_format=channels_last(images.ndim - 2)), **fit_params)
-        logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits).float()
-        if logits.shape[1] == 1 and self.n_classes == 2:
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
-        if logits.shape[1] != self.n_classes:
-            raise ValueError(
-                f"module must give one map of logits per class, (N, {self.n_classes}, ...); "
-                f"got shape {tuple(logits.shape)}. It is called with n_classes={self.n_classes}."
-            )
+        return self._checked(logits, images)
+
+    def _checked(self, output: Any, images: Tensor) -> Tensor:
+        logits = check_logits(output, self.n_classes)
         expected = [self.geometry.output_size(n) for n in images.shape[2:]]
         if list(logits.shape[2:]) != expected:
             raise ValueError(
@@ -99,6 +101,19 @@ class Inference:
                 f"{tuple(logits.shape[2:])}. Pad its convolutions."
             )
         return logits
+
+
+def check_logits(output: Any, n_classes: int) -> Tensor:
+    """Return what a module gave as float32 logits (N, K, *T); a single logit z becomes the pair (0, z)."""
+    logits: Tensor = torch.as_tensor(output[0] if isinstance(output, tuple) else output).float()
+    if logits.shape[1] == 1 and n_classes == 2:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
+    if logits.shape[1] != n_classes:
+        raise ValueError(
+            f"module must give one map of logits per class, (N, {n_classes}, ...); "
+            f"got shape {tuple(logits.shape)}. It is called with n_classes={n_classes}."
+        )
+    return logits
 
 
 def _warn_of_blending() -> None:

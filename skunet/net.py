@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import weighted_loss
+from skunet.export import OnnxExport
+from skunet.folding import folded_norms
 from skunet.hardware import resolve_precision
 from skunet.images import Results, as_tensor, check_pixels
 from skunet.inference import Inference, geometry_of
@@ -39,7 +42,7 @@ def _to_array(scores: Tensor) -> np.ndarray:
     return array
 
 
-class SegmentationNet(Persistence, ResumableTraining):
+class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
     """The steps of skorch's training and prediction loops, on images.
 
     `UNetSegmenter` gives it its parameters and its story; nothing here is called by users alone.
@@ -141,8 +144,9 @@ class SegmentationNet(Persistence, ResumableTraining):
     def _inference(self) -> Inference:
         """Return the network with what its forward pass depends on, as the parameters say at this moment."""
         self._place_network()
+        is_training = torch.is_grad_enabled() or getattr(self.module_, "training", True)
         return Inference(
-            module=self.module_,
+            module=self.module_ if is_training else folded_norms(self.module_),
             n_classes=len(self.classes_),
             device=self.device_,
             precision=self.precision_,
@@ -216,9 +220,9 @@ class SegmentationNet(Persistence, ResumableTraining):
             return np.concatenate([finish(activate(logits)) for logits in self.forward_iter(X, device="cpu")])
         images = self._open_images(X)
         results = Results(images, dtype, n_leading)
-        inference = self._inference()
         self._set_training(False)
         with shared_cores(), torch.inference_mode():
+            inference = replace(self._inference(), engine=self.engine)
             for index, image in enumerate(images):
                 check_pixels(image, f"image {index}")
                 if len(image) != self.n_channels_in_:

@@ -105,7 +105,7 @@ class Persistence:
             "built_with": {name: self.built_with_[name] for name in BUILT_WITH if name in self.built_with_},
             "weights": dict(uncompiled(self.module_).state_dict()),
             "history": [{**row, "batches": []} for row in self.history_],
-            "probe": self._make_probe(fitted),
+            "probe": self._make_probe(),
         }
         write_state(path, state, kind=KIND)
 
@@ -187,9 +187,13 @@ class Persistence:
 
     # ---- the probe
 
-    def _make_probe(self, fitted: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _draw_probe(self) -> np.ndarray:
+        """Return a small image (C, *S) like those trained on."""
+        return _draw_image({name: getattr(self, name) for name in FITTED})
+
+    def _make_probe(self) -> dict[str, np.ndarray]:
         """Return a small image (C, *S), its labels (*S) and its probabilities (K, *S)."""
-        image = _draw_image(fitted)
+        image = self._draw_probe()
         labels, probabilities = self._predict_probe(image)
         return {"image": image, "labels": labels, "probabilities": probabilities}
 

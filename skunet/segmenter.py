@@ -49,6 +49,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     tile_size : "auto", None, int or tuple of int, default="auto"
         Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
         up to a multiple of `2**depth`. None takes each image whole.
+    engine : {"torch", "openvino", "onnxruntime"}, default="torch"
+        What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
+        compile the network; ONNX Runtime is always float32.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
@@ -131,6 +134,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         ignore_label: Any = None,
         precision: str = "auto",
         tile_size: Any = "auto",
+        engine: str = "torch",
         random_state: Any = None,
         module: Any = UNet,
         criterion: Any = CrossEntropyDiceLoss,
@@ -163,6 +167,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.ignore_label = ignore_label
         self.precision = precision
         self.tile_size = tile_size
+        self.engine = engine
         self.random_state = random_state
         super().__init__(
             module=module,
