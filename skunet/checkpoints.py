@@ -72,7 +72,7 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
         NotADirectoryError
             If `dirname` is a file.
         """
-        parent = self.parent()
+        parent = _folder_of_runs(self.dirname)
         if parent.exists() and not parent.is_dir():
             raise NotADirectoryError(f"Checkpoint.dirname must be a folder or not be there yet; got a file, {parent}.")
         if self.run is not None and Path(self.run).name != self.run:
@@ -81,12 +81,6 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
             raise ValueError(
                 f"Checkpoint(run=...) must be None in a search, as its fits would share one folder; got {self.run!r}."
             )
-
-    def parent(self) -> Path:
-        """Return the folder for all runs."""
-        if not isinstance(self.dirname, str | os.PathLike):
-            raise TypeError(f"Checkpoint.dirname must be a path; got {self.dirname!r}.")
-        return Path(self.dirname).expanduser()
 
     def open_run(self, folders: Iterable[Path], identity: dict[str, Any], *, n_epochs: int) -> dict[str, Any] | None:
         """Write to the first of the folders that no other fit writes to, or to a new one, until `close_run`.
@@ -108,12 +102,14 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
         self.close_run()
         for folder in folders:
             self.lock_ = _lock(folder)
-            state = None if self.lock_ is None else _read_training(folder)
-            if self.lock_ is not None and _is_within(state, n_epochs, folder):
+            if self.lock_ is None:
+                continue
+            state = _read_training(folder)
+            if _is_within(state, n_epochs, folder):
                 self.folder_ = folder
                 return state
             self.close_run()
-        self.folder_ = _make_folder(self.parent(), self.run)
+        self.folder_ = _make_folder(_folder_of_runs(self.dirname), self.run)
         self.lock_ = _lock(self.folder_)
         if self.lock_ is None:
             raise RuntimeError(f"{self.folder_} is being written to by another fit. Give Checkpoint another run.")
@@ -218,8 +214,8 @@ class Resume(Callback):  # type: ignore[misc]  # skorch is not typed
         ValueError
             If there is none, or one with another folder.
         """
-        folders = [callback.parent() for _, callback in net.callbacks_ if isinstance(callback, Checkpoint)]
-        own = Checkpoint(self.dirname).parent()
+        folders = [_folder_of_runs(checkpoint.dirname) for checkpoint in net.callbacks_of(Checkpoint)]
+        own = _folder_of_runs(self.dirname)
         if [own] != folders:
             others = ", ".join(map(str, folders)) or "no Checkpoint"
             raise ValueError(
@@ -231,7 +227,7 @@ class Resume(Callback):  # type: ignore[misc]  # skorch is not typed
         """Yield the folders of runs of the same parameters and data, the newest first."""
         differing: list[str] = []
         is_found = False
-        for folder in _folders(Checkpoint(self.dirname).parent()):
+        for folder in _folders(_folder_of_runs(self.dirname)):
             changed = _compare(folder / IDENTITY, identity)
             if changed:
                 differing.append(f"{folder}: {'; '.join(changed)}")
@@ -243,6 +239,12 @@ class Resume(Callback):  # type: ignore[misc]  # skorch is not typed
                 f"Resume must find a run of the same parameters and data; got {differing[0]}. "
                 "Fit with those of the run, or give another dirname to Checkpoint and Resume."
             )
+
+
+def _folder_of_runs(dirname: Any) -> Path:
+    if not isinstance(dirname, str | os.PathLike):
+        raise TypeError(f"Checkpoint.dirname must be a path; got {dirname!r}.")
+    return Path(dirname).expanduser()
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -2,8 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -14,25 +13,25 @@ from torch import Tensor, nn
 from skunet.derived import kept_for
 from skunet.network import UNet
 
-__all__ = ["engine_forward", "import_engine", "network_levels", "to_onnx"]
+__all__ = ["NetworkLevels", "engine_logits", "import_engine", "to_onnx"]
 
 
-def engine_forward(module: nn.Module, engine: str, *, precision: str) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass of a network, computed by another engine.
+def engine_logits(module: nn.Module, images: Tensor, *, engine: str, precision: str) -> Tensor:
+    """Return what a network gives for images, computed by another engine.
 
     Parameters
     ----------
     module : torch.nn.Module
         In evaluation mode. It is compiled once for each size of images, or once for all sizes where it is a `UNet`
         that pads; what was compiled is kept, see `kept_for`.
+    images : Tensor of shape (N, C, *S), float32
     engine : {"openvino", "onnxruntime"}
     precision : {"float32", "bfloat16", "float16"}
         ONNX Runtime computes in float32 whatever is said here.
 
     Returns
     -------
-    callable
-        Maps images (N, C, *S) float32 to logits (N, K, *S) float32, on the CPU.
+    Tensor of shape (N, K, *S), float32, on the CPU
 
     Raises
     ------
@@ -40,15 +39,11 @@ def engine_forward(module: nn.Module, engine: str, *, precision: str) -> Callabl
         If the engine is not installed.
     """
     compile_network = {"openvino": _compile_openvino, "onnxruntime": _compile_onnxruntime}[engine]
-
-    def forward(images: Tensor) -> Tensor:
-        images = images.cpu().contiguous()
-        key = (engine, precision, torch.get_num_threads(), None if _takes_all_sizes(module) else images.shape)
-        compiled = kept_for(module, key, lambda: compile_network(module, images, precision))
-        logits: np.ndarray = compiled(images.numpy())
-        return torch.from_numpy(logits)
-
-    return forward
+    images = images.cpu().contiguous()
+    key = (engine, precision, torch.get_num_threads(), None if _takes_all_sizes(module) else images.shape)
+    compiled = kept_for(module, key, lambda: compile_network(module, images, precision))
+    logits: np.ndarray = compiled(images.numpy())
+    return torch.from_numpy(logits)
 
 
 def _takes_all_sizes(module: nn.Module) -> bool:
@@ -57,7 +52,7 @@ def _takes_all_sizes(module: nn.Module) -> bool:
 
 def _compile_openvino(module: nn.Module, images: Tensor, precision: str) -> Callable[[np.ndarray], np.ndarray]:
     openvino = import_engine("openvino", "openvino")
-    model = openvino.Core().read_model(to_onnx(network_levels(module), images, is_any_size=_takes_all_sizes(module)))
+    model = openvino.Core().read_model(to_onnx(NetworkLevels(module), images, is_any_size=_takes_all_sizes(module)))
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[precision],
@@ -72,7 +67,7 @@ def _compile_onnxruntime(module: nn.Module, images: Tensor, precision: str) -> C
     onnxruntime = import_engine("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    model = to_onnx(network_levels(module), images, is_any_size=_takes_all_sizes(module))
+    model = to_onnx(NetworkLevels(module), images, is_any_size=_takes_all_sizes(module))
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(array: np.ndarray) -> np.ndarray:
@@ -100,13 +95,8 @@ def import_engine(extra: str, package: str) -> Any:
         ) from error
 
 
-def network_levels(module: nn.Module) -> nn.Module:
-    """Return a network as it can be traced for images of any size: without padding and cropping by that size."""
-    return _Levels(module)
-
-
-class _Levels(nn.Module):
-    """A network without the padding and cropping that depend on the size of the images."""
+class NetworkLevels(nn.Module):
+    """A network as it can be traced for images of any size: without padding and cropping by that size."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -135,7 +125,8 @@ def to_onnx(module: nn.Module, images: Tensor, *, is_any_size: bool, output: str
     """
     axes = {0: "N"} | {axis: "DHW"[axis - images.ndim] for axis in range(2, images.ndim)}
     file = io.BytesIO()
-    with _quiet(), torch.inference_mode(False), torch.no_grad():
+    # Tracing warns of Python numbers, which are the same for all sizes here.
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode(False), torch.no_grad():
         torch.onnx.export(
             module.eval(),
             (torch.clone(images),),
@@ -146,11 +137,3 @@ def to_onnx(module: nn.Module, images: Tensor, *, is_any_size: bool, output: str
             dynamo=False,  # 0.3 s instead of 15 s, and it can write to memory
         )
     return file.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to ourselves what tracing warns of: Python numbers, which are the same for all sizes here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from skunet.components import uncompiled
-from skunet.engines import import_engine, network_levels, to_onnx
+from skunet.engines import NetworkLevels, import_engine, to_onnx
 from skunet.inference import Inference, check_logits
-from skunet.scaling import CONSTANT
+from skunet.scaling import CONSTANT, scale
 from skunet.state_file import replace_file
 
 __all__ = ["OnnxExport"]
@@ -27,7 +27,6 @@ class OnnxExport:
     """What makes a segmenter a file for other programs."""
 
     classes_: Any
-    n_channels_in_: int
     _check_ready: Callable[[], None]
     _get_predict_nonlinearity: Callable[[], Any]
     _inference: Callable[[], Inference]
@@ -91,25 +90,24 @@ class _Standalone(nn.Module):
 
     def __init__(self, inference: Inference, activate: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.levels = network_levels(deepcopy(uncompiled(inference.module)).cpu())
+        self.levels = NetworkLevels(deepcopy(uncompiled(inference.module)).cpu())
         self.scaling, self.n_classes, self.activate = inference.scaling, inference.n_classes, activate
         self.constants = None if inference.constants is None else torch.from_numpy(inference.constants).float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, *S) as they came to probabilities (N, K, *S)."""
-        offset, divisor = self._constants_of(images)
-        logits = check_logits(self.levels((images - offset) / divisor), self.n_classes)
+        logits = check_logits(self.levels(scale(images, self._constants_of(images))), self.n_classes)
         return torch.as_tensor(self.activate(logits))
 
-    def _constants_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        axes = tuple(range(2, images.ndim))
+    def _constants_of(self, images: Tensor) -> Tensor:
+        """Return offset and divisor of each channel, (2, C), or of each image too, (N, 2, C)."""
         if self.constants is not None:
-            offset, divisor = (row.reshape(1, -1, *(1 for _ in axes)) for row in self.constants)
-            return offset, divisor
+            return self.constants
+        axes = tuple(range(2, images.ndim))
         if self.scaling == "minmax":
-            offset = images.amin(axes, keepdim=True)
-            spread = images.amax(axes, keepdim=True) - offset
+            offset = images.amin(axes)
+            spread = images.amax(axes) - offset
         else:
-            offset = images.mean(axes, keepdim=True)
-            spread = (images - offset).square().mean(axes, keepdim=True).sqrt()
-        return offset, torch.where(spread > CONSTANT * offset.abs(), spread, 1.0)
+            offset = images.mean(axes)
+            spread = images.var(axes, correction=0).sqrt()
+        return torch.stack([offset, torch.where(spread > CONSTANT * offset.abs(), spread, 1.0)], dim=1)

@@ -184,22 +184,24 @@ def score_masks(estimator: Any, X: Any, y: Any, sample_weight: Any) -> float:
     truth = [masks[index] for index in range(len(masks))]
     ignore_label = find_setting(estimator, "ignore_label")
     if hasattr(estimator, "classes_"):
-        _warn_of_unknown_labels(truth, sample_weight, [*estimator.classes_.tolist(), ignore_label])
+        _warn_of_unknown_labels(truth, sample_weight, estimator.classes_.tolist(), ignore_label=ignore_label)
     return float(iou_score(truth, list(estimator.predict(X)), ignore_label=ignore_label, sample_weight=sample_weight))
 
 
-def _warn_of_unknown_labels(masks: list[np.ndarray], sample_weight: Any, known: list[Any]) -> None:
-    """Warn of labels that no prediction can hold and that count; the last of those known is the one to ignore."""
+def _warn_of_unknown_labels(
+    masks: list[np.ndarray], sample_weight: Any, known: list[Any], *, ignore_label: Any
+) -> None:
+    """Warn of labels that no prediction can hold and that count."""
     found: set[Any] = set()
     weights = [1] * len(masks) if sample_weight is None else list(sample_weight)
     for index, (mask, weight) in enumerate(zip(masks, weights, strict=True)):
         labels = mask[np.broadcast_to(np.asarray(weight) > 0, mask.shape)] if np.ndim(weight) else mask
         if np.any(weight) and labels.size:
             found.update(count_labels(labels, f"mask {index}").values.tolist())
-    unknown = sorted(found.difference(known))
+    unknown = sorted(found.difference(known, [ignore_label]))
     if unknown:
         warnings.warn(
-            f"y holds labels {unknown} that the segmenter was not fitted on, {known[:-1]}: their pixels count as "
+            f"y holds labels {unknown} that the segmenter was not fitted on, {known}: their pixels count as "
             "wrong. Give masks the labels of fit; where training images lacked a class, list all in the parameter "
             "classes.",
             UserWarning,

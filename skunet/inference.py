@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skunet.components import uncompiled
-from skunet.engines import engine_forward
+from skunet.engines import engine_logits
 from skunet.scaling import image_scaling, image_statistics, scale
 from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
 
@@ -85,7 +85,8 @@ class Inference:
     def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:
         """Return float32 logits (N, K, *T) of scaled images."""
         if self.engine != "torch":
-            return self._checked(engine_forward(self.module, self.engine, precision=self.precision)(images), images)
+            logits = engine_logits(self.module, images, engine=self.engine, precision=self.precision)
+            return self._checked(logits, images)
         is_mixed = self.precision != "float32"
         device_type = torch.device(self.device).type
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():

@@ -189,7 +189,7 @@ class Persistence:
 
     def _draw_probe(self) -> np.ndarray:
         """Return a small image (C, *S) like those trained on."""
-        return _draw_image({name: getattr(self, name) for name in FITTED})
+        return _draw_image(vars(self))
 
     def _make_probe(self) -> dict[str, np.ndarray]:
         """Return a small image (C, *S), its labels (*S) and its probabilities (K, *S)."""

@@ -128,7 +128,7 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
             value = getattr(self, name)
             if not isinstance(value, Real) or not is_valid(float(value)):
                 raise ValueError(f"LearningRateSchedule.{name} must be {rule}; got {value!r}.")
-        if len([callback for _, callback in net.callbacks_ if isinstance(callback, LearningRateSchedule)]) > 1:
+        if len(net.callbacks_of(LearningRateSchedule)) > 1:
             raise ValueError("callbacks must hold at most one LearningRateSchedule, as their factors would multiply.")
         self.first_epoch_ = len(net.history)
 
