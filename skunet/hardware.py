@@ -1,8 +1,14 @@
 """What the machine has: the device to compute on and the precision it is fast in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
-__all__ = ["resolve_device", "resolve_precision"]
+from skunet.settings import SharedSetting
+
+__all__ = ["exact_float32", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(device: str | torch.device) -> str:
@@ -17,18 +23,43 @@ def resolve_device(device: str | torch.device) -> str:
 def resolve_precision(precision: str, device: str) -> str:
     """Return the precision that `precision` stands for on a device.
 
-    "auto" is bfloat16 where the processor has instructions for it, else float32.
+    "auto" is bfloat16 where the processor or GPU has instructions for it, float16 on older GPUs that have these, and
+    float32 else.
     """
     if precision != "auto":
         return precision
-    return "bfloat16" if _has_fast_bfloat16(torch.device(device).type) else "float32"
-
-
-def _has_fast_bfloat16(device_type: str) -> bool:
+    device_type = torch.device(device).type
     if device_type == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    if device_type != "cpu":
-        return False
+        generation = torch.cuda.get_device_capability(torch.device(device))[0]
+        return "bfloat16" if generation >= 8 else "float16" if generation == 7 else "float32"
+    return "bfloat16" if device_type == "cpu" and _has_bfloat16_instructions() else "float32"
+
+
+def _has_bfloat16_instructions() -> bool:
     # torch asks the processor under these names; a build that lacks them is treated as without.
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe is not None and probe() for probe in probes)
+
+
+def _rounding_kernels() -> list[Any]:
+    """Return where torch keeps whether it may round float32 to fewer bits: TensorFloat-32, or bfloat16."""
+    backends: Any = torch.backends
+    return [backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul]
+
+
+def _write_rounding(values: list[str]) -> None:
+    for kernels, value in zip(_rounding_kernels(), values, strict=True):
+        kernels.fp32_precision = value
+
+
+_rounding = SharedSetting(lambda: [kernels.fp32_precision for kernels in _rounding_kernels()], _write_rounding)
+
+
+@contextmanager
+def exact_float32(precision: str) -> Iterator[None]:
+    """Let "float32" be float32 inside the block, where torch or the user allow kernels to round it to fewer bits."""
+    if precision != "float32":
+        yield
+        return
+    with _rounding.changed(lambda before: ["ieee"] * len(before)):
+        yield

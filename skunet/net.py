@@ -18,7 +18,7 @@ from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
-from skunet.hardware import resolve_precision
+from skunet.hardware import exact_float32, resolve_precision
 from skunet.images import Results, as_tensor, check_pixels
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
@@ -221,7 +221,8 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         images = self._open_images(X)
         results = Results(images, dtype, n_leading)
         self._set_training(False)
-        with shared_cores(), torch.inference_mode():
+        self._place_network()
+        with shared_cores(), exact_float32(self.precision_), torch.inference_mode():
             inference = replace(self._inference(), engine=self.engine)
             for index, image in enumerate(images):
                 check_pixels(image, f"image {index}")

@@ -6,6 +6,7 @@ import torch
 from sklearn.base import ClassifierMixin
 from torch.utils.data import DataLoader
 
+from skunet.hardware import exact_float32
 from skunet.hyperparameters import check_hyperparameters, check_keywords
 from skunet.image_by_image import score_masks
 from skunet.image_dataset import ImageDataset
@@ -272,7 +273,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.notify("on_train_begin", X=dataset.X, y=dataset.y)
         try:
             epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
-            with shared_cores():
+            with shared_cores(), exact_float32(self.precision_):
                 self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
         except KeyboardInterrupt as error:
             self.stop(error)

@@ -9,6 +9,8 @@ import torch
 from joblib import cpu_count
 from joblib.parallel import get_active_backend
 
+from skunet.settings import SharedSetting
+
 __all__ = ["is_in_worker", "shared_cores"]
 
 
@@ -18,28 +20,7 @@ def is_in_worker() -> bool:
     return backend.nesting_level is not None and backend.nesting_level > 0
 
 
-class _ThreadLimit:
-    """torch's number of threads, lowered by the first worker thread that computes and restored by the last."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.n_users = 0
-        self.before = 0
-
-    def enter(self, n_threads: int) -> None:
-        with self.lock:
-            if self.n_users == 0:
-                self.before = torch.get_num_threads()
-            self.n_users += 1
-            torch.set_num_threads(min(n_threads, self.before))
-
-    def leave(self) -> None:
-        with self.lock:
-            self.n_users -= 1
-            torch.set_num_threads(self.before)
-
-
-_limit = _ThreadLimit()
+_n_threads = SharedSetting(torch.get_num_threads, torch.set_num_threads)
 
 
 @contextmanager
@@ -52,8 +33,6 @@ def shared_cores() -> Iterator[None]:
         yield
         return
     n_workers = sum(isinstance(thread, DummyProcess) for thread in threading.enumerate())
-    _limit.enter(max(1, cpu_count() // n_workers))
-    try:
+    share = max(1, cpu_count() // n_workers)
+    with _n_threads.changed(lambda before: min(share, before)):
         yield
-    finally:
-        _limit.leave()

@@ -34,6 +34,7 @@ LAYERS = [
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["resizing", "state_file", "fingerprint", "stored_parameters"],
     ["randomness", "hardware", "hyperparameters", "interruption", "workers", "state_values", "mirroring", "derived"],
+    ["settings"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
