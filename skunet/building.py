@@ -55,6 +55,17 @@ class NetworkBuilding(ImageBatching):
             return criterion_arguments(self.criterion, self._class_weights()) | given
         return given
 
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> Any:
+        """Return the arguments of the optimizer, which takes its step over all weights in one pass where it can."""
+        named_parameters = list(named_parameters)
+        groups, arguments = super().get_params_for_optimizer(prefix, named_parameters)
+        is_chosen = {"fused", "foreach", "capturable", "differentiable"} & set(arguments)
+        can_fuse = all(
+            weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for _, weight in named_parameters
+        )
+        fused = accepted(self.optimizer, {"fused": True}) if can_fuse and not is_chosen else {}
+        return groups, fused | arguments
+
     def _module_arguments(self) -> dict[str, Any]:
         classes = getattr(self, "classes_", self.classes)
         return {

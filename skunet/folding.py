@@ -31,7 +31,8 @@ def folded_norms(module: nn.Module) -> nn.Module:
     -------
     torch.nn.Module
         In evaluation mode, with the logits of `module` in evaluation mode but for rounding; `module` itself if it is
-        no `UNet` (others may look at their norms from elsewhere) or has no batch norms.
+        no `UNet` (others may look at their norms from elsewhere), has no batch norms, or has a layer with hooks or
+        parametrizations.
 
     Examples
     --------
@@ -39,7 +40,8 @@ def folded_norms(module: nn.Module) -> nn.Module:
     >>> sum(isinstance(layer, NORMS) for layer in folded_norms(network).modules())
     0
     """
-    if not isinstance(module, UNet) or not any(isinstance(layer, NORMS) for layer in module.modules()):
+    layers = list(module.modules())
+    if not isinstance(module, UNet) or not any(isinstance(layer, NORMS) for layer in layers) or _is_hooked(layers):
         return module
     folded: nn.Module = kept_for(module, "folded", lambda: _fold(module))
     return folded
@@ -55,12 +57,12 @@ def _fold(module: nn.Module) -> nn.Module:
 def _fold_sequences(network: nn.Module) -> None:
     for sequence in [part for part in network.modules() if type(part) is nn.Sequential]:
         for index, (layer, following) in enumerate(pairwise(sequence)):
-            if isinstance(layer, CONVOLUTIONS) and isinstance(following, NORMS) and not _is_hooked(layer, following):
+            if isinstance(layer, CONVOLUTIONS) and isinstance(following, NORMS):
                 sequence[index] = fuse_conv_bn_eval(layer, following)
                 sequence[index + 1] = nn.Identity()
 
 
-def _is_hooked(*layers: nn.Module) -> bool:
+def _is_hooked(layers: list[nn.Module]) -> bool:
     """Return whether somebody listens to what a layer gives, or replaces it."""
     return any(
         layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations") for layer in layers

@@ -41,18 +41,45 @@ def _has_bfloat16_instructions() -> bool:
     return any(probe is not None and probe() for probe in probes)
 
 
-def _rounding_kernels() -> list[Any]:
-    """Return where torch keeps whether it may round float32 to fewer bits: TensorFloat-32, or bfloat16."""
+# Whether kernels may round float32 to fewer bits, as torch's older settings and as those per operation have it.
+Rounding = tuple[tuple[bool, str] | None, list[str]]
+
+
+def _operations() -> list[Any]:
     backends: Any = torch.backends
-    return [backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul]
+    return [
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.cuda.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.matmul,
+    ]
 
 
-def _write_rounding(values: list[str]) -> None:
-    for kernels, value in zip(_rounding_kernels(), values, strict=True):
-        kernels.fp32_precision = value
+def _read_rounding() -> Rounding:
+    by_operation = [operation.fp32_precision for operation in _operations()]
+    try:
+        return (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()), by_operation
+    except RuntimeError:  # the user has set single operations, which the older settings cannot express
+        return None, by_operation
 
 
-_rounding = SharedSetting(lambda: [kernels.fp32_precision for kernels in _rounding_kernels()], _write_rounding)
+def _write_rounding(rounding: Rounding) -> None:
+    older, by_operation = rounding
+    if older is not None:
+        torch.backends.cudnn.allow_tf32 = older[0]
+        torch.set_float32_matmul_precision(older[1])
+    for operation, value in zip(_operations(), by_operation, strict=True):
+        operation.fp32_precision = value
+
+
+def _without_rounding(before: Rounding) -> Rounding:
+    if before[0] is None:
+        return None, ["ieee"] * len(before[1])
+    return (False, "highest"), ["none", "none", "ieee", "ieee", "ieee"]  # what both kinds of settings agree on
+
+
+_rounding = SharedSetting(_read_rounding, _write_rounding)
 
 
 @contextmanager
@@ -61,5 +88,5 @@ def exact_float32(precision: str) -> Iterator[None]:
     if precision != "float32":
         yield
         return
-    with _rounding.changed(lambda before: ["ieee"] * len(before)):
+    with _rounding.changed(_without_rounding):
         yield

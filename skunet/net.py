@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
-from skorch.dataset import unpack_data
+from skorch.dataset import get_len, unpack_data
 from skorch.exceptions import NotInitializedError
+from skorch.history import History
 from torch import Tensor, nn
 
+from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import weighted_loss
 from skunet.export import OnnxExport
@@ -91,6 +93,8 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
 
     def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
         """Run the batches of an epoch: those of training on raw weights, and as long as there is time."""
+        if iterator is None:
+            return
         with ExitStack() as stack:
             if training:
                 self.steps_per_epoch_ = max(1, len(iterator)) if isinstance(iterator, Sized) else 1
@@ -98,7 +102,26 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
                     stack.enter_context(callback.raw_weights(self.module_))
                 for callback in self.callbacks_of(TimeLimit):
                     iterator = callback.cut(iterator, self.steps_per_epoch_)
-            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+            n_batches = self._run_batches(iterator, training, prefix, partial(step_fn, **fit_params))
+        self.history.record(f"{prefix}_batch_count", n_batches)
+
+    def _run_batches(self, iterator: Any, training: bool, prefix: str, step_fn: Callable[[Any], Any]) -> int:
+        """Run a step per batch, and return how many; losses are read at the end, or when a callback asks."""
+        n_batches, n_before = 0, len(self.history[-1]["batches"])
+        try:
+            for n_batches, batch in enumerate(iterator, start=1):  # noqa: B007
+                self.notify("on_batch_begin", batch=batch, training=training)
+                rows = self.history[-1]["batches"]
+                rows[-1] = BatchRecord(rows[-1])
+                step = step_fn(batch)
+                is_local = isinstance(self.history, History)  # others write to a store at once
+                self.history.record_batch(f"{prefix}_loss", step["loss"].detach() if is_local else step["loss"].item())
+                inputs = batch[0] if isinstance(batch, tuple | list) else batch
+                self.history.record_batch(f"{prefix}_batch_size", get_len(inputs))
+                self.notify("on_batch_end", batch=batch, training=training, **step)
+        finally:
+            settle(self.history[-1]["batches"], start=n_before)
+        return n_batches
 
     def time_share(self) -> float:
         """Return how much of the time for training is over, in 0..1; 0 where no callback limits it."""

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.backends import cudnn
 
 import skunet
 from skunet.components import class_weights, uncompiled
+from skunet.hardware import exact_float32
 from skunet.hyperparameters import check_hyperparameters
 from skunet.labels import LabelCodec
 from skunet.randomness import PROBE, make_generator
@@ -201,7 +201,7 @@ class Persistence:
         """Return labels and probabilities, in float32 whatever the segmenter's precision, so that they are portable."""
         inference = replace(self._inference(), precision="float32", tile_size=None)
         self._set_training(False)
-        with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
+        with torch.inference_mode(), exact_float32(inference.precision):
             logits = inference.images(torch.from_numpy(image[None]))
             probabilities = self._get_predict_nonlinearity()(logits)[0].float().cpu().numpy()
         return self._to_labels(logits)[0], probabilities

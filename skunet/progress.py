@@ -28,12 +28,10 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
             self.shown_: dict[str, str] = {}
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
-        """Move the bar by a training batch."""
-        if self.bar_ is None or not training:
-            return
-        self.shown_["loss"] = f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}"
-        self.bar_.set_postfix(self.shown_, refresh=False)
-        self.bar_.update(len(batch[1]))
+        """Move the bar by a training batch; the loss is asked for only as often as the bar is drawn."""
+        if self.bar_ is not None and training and self.bar_.update(len(batch[1])):
+            self.shown_["loss"] = f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}"
+            self.bar_.set_postfix(self.shown_, refresh=False)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Show the validation score."""

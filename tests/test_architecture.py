@@ -33,7 +33,17 @@ LAYERS = [
     ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets", "engines", "folding"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["resizing", "state_file", "fingerprint", "stored_parameters"],
-    ["randomness", "hardware", "hyperparameters", "interruption", "workers", "state_values", "mirroring", "derived"],
+    [
+        "randomness",
+        "hardware",
+        "hyperparameters",
+        "interruption",
+        "workers",
+        "state_values",
+        "mirroring",
+        "derived",
+        "batch_records",
+    ],
     ["settings"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -228,3 +228,36 @@ def test_a_criterion_with_weights_draws_them_from_the_seed_of_the_fit(cells):
     one, other = (make_segmenter(criterion=Mixed, max_epochs=0).fit(*cells) for _ in range(2))
     assert torch.equal(one.criterion_.mixing.weight, other.criterion_.mixing.weight)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class ReadsLosses(Callback):
+    """Asks for losses while batches pass, in the ways that skorch's history knows."""
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if not training:
+            return
+        row = net.history[-1, "batches", -1]
+        self.was_read_early_ = not isinstance(dict.get(row, "train_loss"), torch.Tensor)
+        self.losses_ = [row["train_loss"], row.get("train_loss"), *net.history[-1, "batches", -1:, "train_loss"]]
+        self.missing_ = row.get("valid_loss", "none")
+
+
+def test_losses_of_batches_are_read_when_somebody_asks_and_are_plain_numbers_afterwards(cells, tmp_path):
+    X, y = cells
+    reads = ReadsLosses()
+    segmenter = make_segmenter(max_epochs=1, callbacks=[reads]).fit(X, y)
+    last = [row for row in segmenter.history[-1, "batches"] if "train_loss" in row][-1]
+    assert not reads.was_read_early_
+    assert reads.missing_ == "none"
+    assert reads.losses_ == [last["train_loss"]] * 3
+    assert {type(row) for row in segmenter.history[-1, "batches"]} == {dict}
+    assert all(isinstance(loss, float) for loss in reads.losses_)
+    segmenter.history.to_file(tmp_path / "history.json")
+
+
+def test_an_interrupted_epoch_leaves_plain_numbers_too(cells):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=5, callbacks=[CtrlC()])
+    with pytest.warns(UserWarning, match="interrupted"):
+        segmenter.fit(X, y)
+    assert {type(row) for row in segmenter.history[-1]["batches"]} == {dict}

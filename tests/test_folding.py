@@ -80,11 +80,20 @@ def test_the_copy_is_kept_until_the_weights_change_and_dies_with_the_network():
 
 def test_what_others_listen_to_is_left_alone():
     network, heard = trained(), []
-    network.encoder[0].convolutions[0].register_forward_hook(lambda *_: heard.append("convolution"))
-    folded = folded_norms(network)
-    assert sum(isinstance(layer, NORMS) for layer in folded.modules()) == 1
-    folded(torch.randn(1, 2, 16, 16))
-    assert heard == ["convolution"]
+    assert folded_norms(network) is not network
+    hook = network.encoder[0].convolutions[0].register_forward_hook(lambda *_: heard.append("convolution"))
+    assert folded_norms(network) is network
+    hook.remove()
+    assert folded_norms(network) is not network
+
+
+def test_a_hook_hears_of_predictions_whenever_it_was_registered(cells):
+    X, y = cells
+    segmenter, heard = make_segmenter().fit(X, y), []
+    segmenter.predict(X[:1])
+    segmenter.module_.encoder[0].register_forward_hook(lambda *_: heard.append("block"))
+    segmenter.predict(X[:1])
+    assert heard == ["block"]
 
 
 @pytest.mark.parametrize(
