@@ -1,5 +1,6 @@
 """How skorch's loop gets its data sets and batches, on images."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from skorch import NeuralNet
 from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
+from skunet.components import uncompiled
 from skunet.containers import open_container
 from skunet.image_dataset import ImageDataset
 from skunet.images import Images, check_pixels, open_images
 from skunet.labels import LabelCodec, count_labels
+from skunet.memory import fit_step, measure_step
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
@@ -158,9 +161,12 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
     def _training_batches(self, data: TrainingSet, arguments: dict[str, Any]) -> Any:
         multiple = self._geometry().size_multiple
         patch_size = choose_patch_size(self.patch_size, data.sizes, size_multiple=multiple)
+        order = {name: arguments.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in arguments}
+        if self.memory_limit is not None:
+            order["batch_size"], patch_size = self._keep_within_limit(order["batch_size"], patch_size)
+        self.batch_size_, self.patch_size_ = order["batch_size"], patch_size
         n_patches = count_patches(data.sizes, patch_size)
         self.patches_per_epoch_ = int(n_patches.sum())
-        order = {name: arguments.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in arguments}
         batches = PatchBatches(
             data,
             patch_size=patch_size,
@@ -172,6 +178,29 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         )
         sampler = PatchSampler(n_patches, seed=self.seed_, first_epoch=len(self.history), **order)
         return self.iterator_train(batches, batch_sampler=sampler, **arguments)
+
+    def _keep_within_limit(self, batch_size: int, patch_size: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        """Return the batch size and patch size of steps that `memory_limit` allows."""
+        multiple = self._geometry().size_multiple
+        module = deepcopy(uncompiled(self.module_)).train()
+        memory = measure_step(
+            lambda size: self._loss_of_blanks(module, size),
+            size=(2 * multiple,) * len(patch_size),
+            weights=sum(weight.nbytes for weight in module.parameters()),
+        )
+        fitting = fit_step(
+            memory,
+            self.memory_limit,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            size_multiple=multiple,
+            may_crop=self.patch_size is None,
+        )
+        if fitting != (batch_size, patch_size):
+            size = " x ".join(map(str, fitting[1]))
+            megabytes = memory.bytes_for(*fitting) / 1e6
+            self._note(f"memory_limit: {fitting[0]} patches of {size} in a batch take about {megabytes:,.0f} MB.")
+        return fitting
 
     def _evaluation_batches(self, data: TrainingSet | Images, arguments: dict[str, Any]) -> Any:
         sizes = [data.size(index) for index in range(len(data))]

@@ -159,6 +159,7 @@ RULES: dict[str, tuple[Check, str]] = {
         lambda value: isinstance(value, str) and value in ("torch", "openvino", "onnxruntime"),
         '"torch", "openvino" or "onnxruntime"',
     ),
+    "memory_limit": (lambda value: value is None or (_is_number(value) and value > 0), "None or a number of bytes"),
     "random_state": (_is_random_state, "None, a whole number from 0 to 2**32 - 1, or a RandomState"),
     "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),

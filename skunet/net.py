@@ -156,6 +156,14 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         weights = unpack_inputs(X)[2] if X is not None else None
         return weighted_loss(self.criterion_, y_pred, target, None if weights is None else weights.to(y_pred.device))
 
+    def _loss_of_blanks(self, module: nn.Module, size: tuple[int, ...]) -> Tensor:
+        """Return the loss of two patches without content, by a copy of the network."""
+        patches = torch.zeros(2, self.n_channels_in_, *size)
+        labels = torch.as_tensor(self.codec_.to_tensor(np.full((2, *size), self.classes_[0])))
+        with seeded_torch(self.seed_, device=self.device_):
+            logits = replace(self._inference(), module=module).patches(patches)
+        return self.get_loss(logits.contiguous(), labels, training=True)
+
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came."""
         fit_params.pop("groups", None)

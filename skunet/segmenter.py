@@ -45,14 +45,17 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     ignore_label : label or None, default=None
         A label of `y` that counts nowhere: not in the loss, not in the scores, never predicted.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Of the network's arithmetic; loss and softmax are float32. "auto" takes bfloat16 where the processor has
-        instructions for it.
+        Of the network's arithmetic; loss and softmax are float32. "auto" takes bfloat16 where the processor or GPU
+        has instructions for it, float16 on the GPUs just before these, else float32, which is never TensorFloat-32.
     tile_size : "auto", None, int or tuple of int, default="auto"
         Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
         up to a multiple of `2**depth`. None takes each image whole.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
         What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
         compile the network; ONNX Runtime is always float32.
+    memory_limit : float or None, default=None
+        Bytes that a training step may take, beside data and libraries: patches are cropped (where `patch_size` is
+        None) and batches made smaller until an estimate, measured on small patches, keeps within it.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
@@ -109,6 +112,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         What `random_state` stood for.
     device_, precision_ : str
         What "auto" stood for.
+    batch_size_, patch_size_ : int and tuple of int
+        Of the training steps.
 
     Examples
     --------
@@ -136,6 +141,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         precision: str = "auto",
         tile_size: Any = "auto",
         engine: str = "torch",
+        memory_limit: float | None = None,
         random_state: Any = None,
         module: Any = UNet,
         criterion: Any = CrossEntropyDiceLoss,
@@ -169,6 +175,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.precision = precision
         self.tile_size = tile_size
         self.engine = engine
+        self.memory_limit = memory_limit
         self.random_state = random_state
         super().__init__(
             module=module,

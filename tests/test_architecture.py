@@ -41,6 +41,7 @@ LAYERS = [
         "workers",
         "state_values",
         "mirroring",
+        "memory",
         "derived",
         "batch_records",
     ],
