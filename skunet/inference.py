@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skunet.components import uncompiled
 from skunet.engines import engine_logits
+from skunet.joining import without_copies
 from skunet.scaling import image_scaling, image_statistics, scale
 from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
 
@@ -89,8 +90,10 @@ class Inference:
             return self._checked(logits, images)
         is_mixed = self.precision != "float32"
         device_type = torch.device(self.device).type
+        is_prediction = not (torch.is_grad_enabled() or self.module.training)
+        module = without_copies(self.module) if is_prediction and device_type == "cpu" else self.module
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
-            logits = self.module(images.contiguous(memory_format=channels_last(images.ndim - 2)), **fit_params)
+            logits = module(images.contiguous(memory_format=channels_last(images.ndim - 2)), **fit_params)
         return self._checked(logits, images)
 
     def _checked(self, output: Any, images: Tensor) -> Tensor:

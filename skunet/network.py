@@ -69,6 +69,10 @@ class ConvolutionBlock(nn.Module):
             convolved = convolved + self.shortcut(centre_crop(features, convolved.shape[2:]))
         return cast(Tensor, self.activation(convolved))
 
+    def join(self, skip: Tensor, features: Tensor) -> Tensor:
+        """Map features of the encoder and of the coarser level, as `forward` does their channels together."""
+        return cast(Tensor, self(torch.cat([skip, features], dim=1)))
+
 
 class UNet(nn.Module):
     """Map images (N, C, *S) to logits (N, K, *S): the U-Net of Ronneberger, Fischer and Brox (MICCAI 2015).
@@ -158,6 +162,7 @@ class UNet(nn.Module):
     def levels(self, features: Tensor) -> Tensor:
         """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal."""
         skips = []
+        block: Any
         for block in self.encoder[:-1]:
             skips.append(block(features))  # (N, filters * 2**level, *S / 2**level)
             features = self.pooling(skips[-1])
@@ -165,8 +170,7 @@ class UNet(nn.Module):
         for upsample, block in zip(self.upsamplings, self.decoder, strict=True):
             features = upsample(features)  # (N, filters * 2**level, *S / 2**level)
             kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
-            features = torch.cat([centre_crop(skips.pop(), kept), centre_crop(features, kept)], dim=1)
-            features = block(features)  # (N, filters * 2**level, *S / 2**level)
+            features = block.join(centre_crop(skips.pop(), kept), centre_crop(features, kept))
         return cast(Tensor, self.head(features))
 
     @property

@@ -30,7 +30,7 @@ LAYERS = [
     ],
     ["patches", "persistence", "image_by_image", "inference"],
     ["training_set", "files"],
-    ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets", "engines", "folding"],
+    ["images", "image_array", "splits", "components", "tiling", "metrics", "datasets", "engines", "folding", "joining"],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["resizing", "state_file", "fingerprint", "stored_parameters"],
     [

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_segmenter
+from torch import nn
+
+from skunet import joining
+from skunet.folding import folded_norms
+from skunet.joining import without_copies
+from skunet.network import UNet
+
+
+@pytest.fixture(autouse=True)
+def has_kernel():
+    if not joining._has_kernel():
+        pytest.skip("this torch has no convolution that adds to its result")
+
+
+def folded(**parameters):
+    torch.manual_seed(0)
+    network = UNet(in_channels=2, n_classes=3, **{"depth": 2, "filters": 4} | parameters)
+    network(torch.randn(4, 2, *(network.input_size(10),) * network.spatial_ndim))
+    return folded_norms(network.eval())
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"depth": 3, "filters": 5}, {"convolutions": 3}, {"upsampling": "nearest"}, {"dropout": 0.5}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_convolutions_are_convolutions_of_both(parameters, dtype):
+    network = folded(**parameters)
+    joined = without_copies(network)
+    assert not any(isinstance(block, type(network.decoder[0])) for block in joined.decoder)
+    images = torch.randn(2, 2, 40, 53).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found, expected = joined(images).float(), network(images).float()
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"residual": True},
+        {"padding": "valid"},
+        {"activation": "elu"},
+        {"convolutions": 1},
+        {"spatial_ndim": 3},
+        {"normalization": "instance"},
+        {"depth": 0},
+    ],
+)
+def test_other_networks_are_left_alone(parameters):
+    network = folded(**parameters)
+    assert without_copies(network) is network
+
+
+def test_modules_of_others_and_torch_without_the_kernel_are_left_alone(monkeypatch):
+    other = nn.Conv2d(1, 2, 1)
+    assert without_copies(other) is other
+    monkeypatch.setattr(joining, "_has_kernel", lambda: False)
+    network = folded()
+    assert without_copies(network) is network
+
+
+@pytest.mark.parametrize("failure", [AttributeError, RuntimeError])
+def test_the_kernel_is_tried_once_and_may_fail(monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(joining, "_add_convolution", fail)
+    assert joining._has_kernel.__wrapped__() is False
+    monkeypatch.setattr(joining, "_add_convolution", lambda *_: None)  # does nothing, and so something else
+    assert joining._has_kernel.__wrapped__() is False
+
+
+def test_predictions_are_joined_and_those_of_the_network_itself(cells):
+    X, y = cells
+    segmenter = make_segmenter(precision="float32", max_epochs=2).fit(X, y)
+    found = segmenter.predict_proba(X)
+    scaled = (X[:, None] - segmenter.scaling_constants_[0]) / segmenter.scaling_constants_[1]
+    with torch.no_grad():
+        expected = segmenter.module_.eval()(torch.from_numpy(scaled).float()).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
