@@ -1,6 +1,6 @@
 """Skip connections on the CPU: two convolutions that add up, instead of one over channels copied together."""
 
-from copy import deepcopy
+import copy
 from functools import cache
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ N_FUSED = 3
 
 
 def without_copies(module: nn.Module) -> nn.Module:
-    """Return a copy of a network that joins skip connections without copying them, for prediction on the CPU.
+    """Return a network that joins skip connections without copying them, for prediction on the CPU.
 
     The first convolution of a decoder's block takes the encoder's features and those of the coarser level side by
     side. It is the sum of a convolution of each, and the second adds to the result of the first as it is written. At
@@ -27,7 +27,7 @@ def without_copies(module: nn.Module) -> nn.Module:
     Parameters
     ----------
     module : torch.nn.Module
-        With folded norms, in evaluation mode; left as it is.
+        With folded norms, in evaluation mode; left as it is. What is returned shares its other weights.
 
     Returns
     -------
@@ -47,14 +47,14 @@ def without_copies(module: nn.Module) -> nn.Module:
 class _JoinedBlock(nn.Module):
     """A decoder's block whose first convolution is two: of the skip connection, and of the coarser level."""
 
-    def __init__(self, block: ConvolutionBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         layers = list(cast(nn.Sequential, block.convolutions))
         first: Any = layers[0]
         halves = first.weight.chunk(2, dim=1)
         self.of_skip, self.of_coarser = (half.contiguous(memory_format=torch.channels_last) for half in halves)
         self.bias = first.bias
-        self.rest = nn.Sequential(*layers[N_FUSED:], block.activation)
+        self.rest = nn.Sequential(*layers[N_FUSED:], cast(nn.Module, block.activation))
 
     def join(self, skip: Tensor, features: Tensor) -> Tensor:
         joined = functional.conv2d(skip, self.of_skip, self.bias, padding=1)
@@ -72,11 +72,10 @@ def _can_join(block: nn.Module) -> bool:
 
 def _replace_blocks(module: UNet) -> UNet:
     with torch.inference_mode(False), torch.no_grad():
-        network = deepcopy(module)
-        for index, block in enumerate(network.decoder):
-            if _can_join(block):
-                network.decoder[index] = _JoinedBlock(cast(ConvolutionBlock, block))
-    return network.requires_grad_(False)
+        blocks = [_JoinedBlock(block) if _can_join(block) else block for block in module.decoder]
+    network = copy.copy(module)
+    network._modules = module._modules | {"decoder": nn.ModuleList(blocks).eval()}
+    return network
 
 
 def _add_convolution(total: Tensor, features: Tensor, weight: Tensor) -> None:
