@@ -20,7 +20,7 @@ from skunet.datasets import make_cells
 from skunet.scaling import scale
 
 FILTERS, DEPTH = 32, 4
-CASES = {"4 of 512 x 512": (4, 512), "1 of 4096 x 4096": (1, 4096)}
+CASES = {"512": (4, 512), "4096": (1, 4096)}  # images, pixels per side
 LARGE_REPEATS = 1  # of a pair that takes more than a minute
 LARGEST_WHOLE = 1024  # pixels per side up to which the other engines get the whole image
 
@@ -131,12 +131,15 @@ def compare(segmenter: UNetSegmenter, images: np.ndarray, precision: str, repeat
 
 
 def main() -> None:
-    arguments = benchmark_arguments(__doc__.splitlines()[0])
+    arguments = benchmark_arguments(__doc__.splitlines()[0], cases=CASES)
     warnings.simplefilter("ignore")  # of the exporters
     segmenter, results = fit_segmenter(), {}
-    for case, (n_images, side) in CASES.items():
+    for case in arguments.cases:
+        n_images, side = CASES[case]
         images = make_cells(n_images, size=side, random_state=1)[0]
-        print(f"\n{case}, depth {DEPTH}, {FILTERS} filters\n{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}")
+        print(
+            f"\n{n_images} of {side} x {side}, depth {DEPTH}, {FILTERS} filters\n{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}"
+        )
         for precision in ("auto", "float32"):
             repeats = min(arguments.repeats, LARGE_REPEATS) if side > LARGEST_WHOLE else arguments.repeats
             results[f"{case}, {precision}"] = compare(segmenter, images, precision, repeats)

@@ -9,6 +9,7 @@
 Ratios are of whole epochs; each side trains a network of its own that goes on from call to call.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,12 +25,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from skunet import UNetSegmenter
 from skunet.batching import ImageBatching
 from skunet.datasets import make_cells
+from skunet.hardware import resolve_precision
 from skunet.network import UNet
 from skunet.patches import PatchBatches
 
 N_IMAGES, BATCH_SIZE, DEPTH = 16, 4, 4
-CASES = {"256 x 256 gray": ((256, 256), 1), "128 x 128 RGB": ((128, 128), 3), "64 x 64 x 64": ((64, 64, 64), 1)}
-FILTERS = {2: (16, 32), 3: (8,)}
+# Pixels per axis, channels, filters.
+CASES = {
+    "256-gray-16": ((256, 256), 1, 16),
+    "256-gray-32": ((256, 256), 1, 32),
+    "256-gray-64": ((256, 256), 1, 64),
+    "128-rgb-32": ((128, 128), 3, 32),
+    "64-volume-8": ((64, 64, 64), 1, 8),
+}
 PRECISIONS = ("auto", "float32")
 
 Epoch = Callable[[], Any]
@@ -181,6 +189,23 @@ def count_flops(network: nn.Module, shape: tuple[int, ...]) -> int:
     return int(counter.get_total_flops())
 
 
+def convolution_ceiling(precision: str, spatial_ndim: int, filters: int) -> float:
+    """Return the GFLOP/s of a forward convolution as the network has many, alone and with all in the cache's reach."""
+    side, channels = {2: 64, 3: 16}[spatial_ndim], 4 * filters
+    layer, layout = {2: (nn.Conv2d, torch.channels_last), 3: (nn.Conv3d, torch.channels_last_3d)}[spatial_ndim]
+    dtype = getattr(torch, precision)
+    convolution = layer(channels, channels, 3, padding=1).to(dtype=dtype, memory_format=layout)
+    features = torch.randn(BATCH_SIZE, channels, *[side] * spatial_ndim).to(dtype=dtype, memory_format=layout)
+    flops = 2 * features.numel() * channels * 3**spatial_ndim
+    with torch.inference_mode():
+        seconds = []
+        for _ in range(20):
+            start = time.perf_counter()
+            convolution(features)
+            seconds.append(time.perf_counter() - start)
+    return flops / min(seconds) / 1e9
+
+
 def rivals(X: np.ndarray, y: np.ndarray, filters: int, precision: str) -> Iterator[tuple[str, Epoch]]:
     """Yield what `fit` is compared with."""
     last = torch.channels_last if y.ndim == 3 else torch.channels_last_3d
@@ -192,23 +217,28 @@ def rivals(X: np.ndarray, y: np.ndarray, filters: int, precision: str) -> Iterat
 
 
 def main() -> None:
-    arguments = benchmark_arguments(__doc__.splitlines()[0])
+    arguments = benchmark_arguments(__doc__.splitlines()[0], cases=CASES)
     warnings.simplefilter("ignore")  # of MONAI's imports
     results: dict[str, Any] = {}
-    for case, (size, n_channels) in CASES.items():
+    for case in arguments.cases:
+        size, n_channels, filters = CASES[case]
         X, y = make_data(size, n_channels)
-        for filters in FILTERS[len(size)]:
-            network = UNet(n_channels, 2, depth=DEPTH, filters=filters, spatial_ndim=len(size))
-            flops = 3 * N_IMAGES * count_flops(network, X.shape)  # backward counts twice
-            print(f"\n{case}, depth {DEPTH}, {filters} filters\n{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}")
-            for precision in PRECISIONS:
-                fit = skunet_fit(X, y, filters, precision)
-                for name, epoch in rivals(X, y, filters, precision):
-                    result = paired_ratio(epoch, fit, repeats=arguments.repeats)
-                    result["images_per_second"] = N_IMAGES / result["b_seconds"]["median"]
-                    result["gigaflops"] = flops / result["b_seconds"]["median"] / 1e9
-                    results[f"{case}, {filters} filters, {precision}, {name}"] = result
-                    print_row(f"{precision}: {name}", result)
+        network = UNet(n_channels, 2, depth=DEPTH, filters=filters, spatial_ndim=len(size))
+        flops = 3 * N_IMAGES * count_flops(network, X.shape)  # backward counts twice
+        print(f"\n{case}, depth {DEPTH}\n{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}")
+        for precision in PRECISIONS:
+            fit = skunet_fit(X, y, filters, precision)
+            ceiling = convolution_ceiling(resolve_precision(precision, "cpu"), len(size), filters)
+            for name, epoch in rivals(X, y, filters, precision):
+                result = paired_ratio(epoch, fit, repeats=arguments.repeats)
+                result["images_per_second"] = N_IMAGES / result["b_seconds"]["median"]
+                result["gigaflops"] = flops / result["b_seconds"]["median"] / 1e9
+                result["share_of_ceiling"] = result["gigaflops"] / ceiling
+                results[f"{case}, {precision}, {name}"] = result
+                print_row(f"{precision}: {name}", result)
+            print(
+                f"{'':<34} {result['gigaflops']:.0f} GFLOP/s, {result['share_of_ceiling']:.0%} of a convolution alone"
+            )
     write_record(arguments.out, results)
 
 

@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def benchmark_arguments(description: str, default_repeats: int = 7) -> argparse.Namespace:
-    """Read `--repeats` and `--out` from the command line."""
+def benchmark_arguments(description: str, default_repeats: int = 7, cases: Iterable[str] = ()) -> argparse.Namespace:
+    """Read `--repeats`, `--out` and, where there are any, `--cases` from the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=default_repeats, help="timed pairs per row")
     parser.add_argument("--out", type=Path, help="JSON file to write; none by default")
+    if cases:
+        parser.add_argument("--cases", nargs="+", choices=list(cases), default=list(cases), help="all by default")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")

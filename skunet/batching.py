@@ -67,6 +67,8 @@ def check_table(data: Any, name: str) -> None:
 class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
     """The steps of skorch's loop that make data sets, split them, and iterate over batches."""
 
+    compile: bool
+
     def _open_training_set(
         self, X: Any, y: Any, classes: Any, groups: Any, sample_weight: Any, *, is_fresh: bool
     ) -> TrainingSet:
@@ -162,6 +164,8 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         multiple = self._geometry().size_multiple
         patch_size = choose_patch_size(self.patch_size, data.sizes, size_multiple=multiple)
         order = {name: arguments.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in arguments}
+        if self.compile:
+            order.setdefault("drop_last", True)  # batches of one size need one graph
         if self.memory_limit is not None:
             order["batch_size"], patch_size = self._keep_within_limit(order["batch_size"], patch_size)
         self.batch_size_, self.patch_size_ = order["batch_size"], patch_size

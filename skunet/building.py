@@ -153,6 +153,10 @@ class NetworkBuilding(ImageBatching):
             self.seed_ = draw_seed(self.random_state)
         return int(self.seed_)
 
+    def torch_compile(self, module: Any, name: str) -> Any:
+        """Return a module compiled where `compile` says so; losses stay as they are, as they take any sizes."""
+        return module if name in self._criteria else super().torch_compile(module, name)
+
     def initialize_criterion(self) -> Any:
         """Build the criterion, with class weights where the classes are known."""
         with seeded_torch(self._drawn_seed(), *CRITERION):

@@ -111,6 +111,12 @@ def _is_callbacks(value: Any) -> bool:
     )
 
 
+def _is_tta(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return True
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
 def _is_random_state(value: Any) -> bool:
     return value is None or isinstance(value, np.random.RandomState) or _is_whole(value, 0, 2**32 - 1)
 
@@ -155,6 +161,7 @@ RULES: dict[str, tuple[Check, str]] = {
         lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_size(value),
         '"auto", None, a number of pixels of at least 1, or one such number per axis',
     ),
+    "tta": (_is_tta, 'True, False, or a list of names such as "flip_horizontal"'),
     "engine": (
         lambda value: isinstance(value, str) and value in ("torch", "openvino", "onnxruntime"),
         '"torch", "openvino" or "onnxruntime"',

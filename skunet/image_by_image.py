@@ -141,7 +141,9 @@ def map_images(X: Any, function: Callable[[Any], np.ndarray], *, n_leading: int 
     images = Images(container, spatial_ndim, has_channel_axis=container.item_ndim() > spatial_ndim)
     results = Results(images, first.dtype, n_leading)
     for index, pixels in enumerate(chain([first], maps)):
-        results.array_for(index, pixels.shape[-spatial_ndim:])[...] = pixels
+        size = pixels.shape[-spatial_ndim:]
+        results.begin(index, size)
+        results.write(index, tuple(slice(0, n) for n in size), pixels)
     return results.give_back()
 
 

@@ -145,7 +145,7 @@ def subset(images: Images, indices: np.ndarray) -> Images:
 
 
 class Results:
-    """Arrays to give back, one per image, in the container that the images came in.
+    """Arrays to give back, one per image, in the container that the images came in, or in arrays that the user gave.
 
     Parameters
     ----------
@@ -153,30 +153,63 @@ class Results:
     dtype : dtype
     n_leading : int, optional
         Length of an axis before the spatial ones, e.g. classes; None for no such axis.
+    out : array-like, list of array-like, or None
+        Anything with `shape`, `dtype` and assignment to slices, of the shape of the results: of a stack a stack, of a
+        list a list. None makes new arrays.
+
+    Raises
+    ------
+    ValueError
+        If `out` has not the shape of the results; for lists when an image is begun.
     """
 
-    def __init__(self, images: Images, dtype: Any, n_leading: int | None = None) -> None:
+    def __init__(self, images: Images, dtype: Any, n_leading: int | None = None, *, out: Any = None) -> None:
+        self.is_stack = images.container.kind == "stack"
         self.kind = images.container.kind
         self.dtype = dtype
         self.leading = () if n_leading is None else (n_leading,)
-        self.arrays: Any = []
-        if self.kind == "stack":
-            self.arrays = np.empty((len(images), *self.leading, *images.user_size(0, images.stack_size())), dtype=dtype)
+        self.out = out
+        self.arrays: Any = [] if out is None else out
+        if self.is_stack:
+            shape = (len(images), *self.leading, *images.user_size(0, images.stack_size()))
+            if out is None:
+                self.arrays = np.empty(shape, dtype=dtype)
+            _check_out(self.arrays, shape, "out")
+        elif out is not None and (not isinstance(out, list | tuple | np.ndarray) or len(out) != len(images)):
+            raise ValueError(f"out must be a list of {len(images)} arrays, one per image; got {type(out).__name__}.")
 
-    def array_for(self, index: int, size: tuple[int, ...]) -> np.ndarray:
-        """Return the array to write the result of image `index` into."""
-        if self.kind != "stack":
-            self.arrays.append(np.empty((*self.leading, *size), dtype=self.dtype))
-        array: np.ndarray = self.arrays[index]
-        return array
+    def begin(self, index: int, size: tuple[int, ...]) -> None:
+        """Make, or check, the array of an image of so many pixels per axis; images come in their order."""
+        if self.is_stack:
+            return
+        shape = (*self.leading, *size)
+        if self.out is None:
+            self.arrays.append(np.empty(shape, dtype=self.dtype))
+        _check_out(self.arrays[index], shape, f"out[{index}]")
+
+    def write(self, index: int, window: tuple[slice, ...], values: np.ndarray) -> None:
+        """Write what an image has in a window of its last axes."""
+        place = (*(slice(None) for _ in self.leading), *window)
+        if self.is_stack:
+            self.arrays[(index, *place)] = values
+        else:
+            self.arrays[index][place] = values
 
     def give_back(self) -> Any:
-        """Return all results."""
+        """Return all results; those in arrays of the user as they were given."""
+        if self.out is not None:
+            return self.out
         if self.kind == "object_array":
             return object_array(self.arrays)
         if self.kind == "dataset" and len({array.shape for array in self.arrays}) == 1:
             return np.stack(self.arrays)
         return self.arrays
+
+
+def _check_out(array: Any, shape: tuple[int, ...], name: str) -> None:
+    if tuple(getattr(array, "shape", ())) != shape:
+        found = getattr(array, "shape", type(array).__name__)
+        raise ValueError(f"{name} must have the shape of the result, {shape}; got {found}. Make it with that shape.")
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
 """From images to logits: device, precision, scaling, tiles and the network, in this order."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,8 +14,10 @@ from skunet.components import uncompiled
 from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
 from skunet.joining import without_copies
-from skunet.scaling import image_scaling, image_statistics, scale
-from skunet.tiling import Geometry, PlainGeometry, Window, assemble, choose_tile_size, predict_tiles
+from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
+from skunet.scaling import image_scaling, scale
+from skunet.tiling import Geometry, PlainGeometry, assemble, choose_tile_size, predict_tiles
+from skunet.turning import Turn
 
 __all__ = ["Inference", "channels_last", "check_logits", "geometry_of"]
 
@@ -52,36 +54,50 @@ class Inference:
 
     def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of scaled patches, in one piece."""
-        patches = patches.to(self.device)
+        pixels = TensorPixels(patches.to(self.device))
         whole = predict_tiles(
-            patches, lambda tile: self._forward(tile, fit_params), tile_size=None, geometry=self.geometry
+            pixels, lambda tile: self._forward(tile, fit_params), tile_size=None, geometry=self.geometry
         )
-        return assemble(whole, patches.shape[2:])
+        return assemble(whole, pixels.size)
 
     def images(self, images: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of images as they came."""
-        return assemble(self.tiles(images, **fit_params), images.shape[2:])
+        pixels = TensorPixels(images)
+        return assemble(self.tiles(pixels, **fit_params), pixels.size)
 
-    def tiles(self, images: Tensor, **fit_params: Any) -> Iterator[tuple[Window, Tensor]]:
+    def tiles(self, pixels: Pixels, **fit_params: Any) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows of images (B, C, *S) as they came, with their logits."""
-        constants = self._constants_of(images)
+        return self._tiles(pixels, lambda logits: logits, (), fit_params)
+
+    def activated_tiles(
+        self, pixels: Pixels, activate: Callable[[Tensor], Tensor], *, turns: Sequence[Turn] = ()
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Yield windows with what `activate` makes of their logits, the mean of it where images are turned too."""
+        if turns:
+            return self._tiles(pixels, activate, turns, {})
+        return ((window, activate(logits)) for window, logits in self.tiles(pixels))
+
+    def _tiles(
+        self, pixels: Pixels, activate: Callable[[Tensor], Tensor], turns: Sequence[Turn], fit_params: dict[str, Any]
+    ) -> Iterator[tuple[Window, Tensor]]:
+        constants = self._constants_of(pixels)
         multiple = self.geometry.size_multiple
-        tile_size = choose_tile_size(self.tile_size, images.shape[2:], size_multiple=multiple)
+        tile_size = choose_tile_size(self.tile_size, pixels.size, size_multiple=multiple)
         if tile_size is not None and not self.geometry.is_exactly_tileable:
             _warn_of_blending()
         return predict_tiles(
-            images,
-            lambda tile: self._forward(scale(tile, constants, device=self.device), fit_params),
+            pixels,
+            lambda tile: activate(self._forward(scale(tile, constants, device=self.device), fit_params)),
             tile_size=tile_size,
             geometry=self.geometry,
+            turns=turns,
         )
 
-    def _constants_of(self, images: Tensor) -> Tensor:
+    def _constants_of(self, pixels: Pixels) -> Tensor:
         """Return offset and divisor, where each image has its own those of the whole of it."""
         constants = self.constants
         if constants is None:
-            statistics = np.stack([image_statistics(image.numpy()) for image in images.cpu()])
-            constants = image_scaling(self.scaling, statistics)
+            constants = image_scaling(self.scaling, pixel_statistics(pixels))
         return torch.from_numpy(np.array(constants))
 
     def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:

@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import TimeLimit, WeightAveraging
-from skunet.components import weighted_loss
+from skunet.components import uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
 from skunet.hardware import exact_float32, resolve_precision
-from skunet.images import Results, as_tensor, check_pixels
+from skunet.images import Results
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
 from skunet.patches import unpack_inputs
 from skunet.persistence import Persistence
+from skunet.pixels import Pixels, Window, open_pixels
 from skunet.randomness import seeded_torch
 from skunet.resizing import resize_linearly
 from skunet.resuming import ResumableTraining
-from skunet.tiling import Geometry, Window, assemble
+from skunet.tiling import Geometry, assemble
+from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
 
 __all__ = ["SegmentationNet"]
@@ -42,6 +44,18 @@ def _as_they_are(logits: Tensor) -> Tensor:
 def _to_array(scores: Tensor) -> np.ndarray:
     array: np.ndarray = scores.cpu().numpy()
     return array
+
+
+def _check_dtype(out: Any, values: Any) -> None:
+    """Raise ValueError if an array to write into, or a list of them, cannot hold values."""
+    for array in out if isinstance(out, list | tuple) else [out]:
+        dtype = getattr(array, "dtype", None)
+        if dtype is None or np.can_cast(np.asarray(values).dtype, dtype):
+            continue
+        with np.errstate(invalid="ignore"):
+            is_held = np.array_equal(np.asarray(values).astype(dtype), values)
+        if not is_held:
+            raise ValueError(f"out must hold values such as {np.asarray(values).tolist()}; got dtype {dtype}.")
 
 
 class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
@@ -150,7 +164,7 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
         """Return the loss of logits against a batch of labels."""
-        if isinstance(getattr(self.criterion_, "_orig_mod", self.criterion_), nn.NLLLoss):  # also a compiled one
+        if isinstance(self.criterion_, nn.NLLLoss):
             y_pred = torch.log_softmax(y_pred, dim=1)
         target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
         weights = unpack_inputs(X)[2] if X is not None else None
@@ -177,7 +191,8 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         self._place_network()
         is_training = torch.is_grad_enabled() or getattr(self.module_, "training", True)
         return Inference(
-            module=self.module_ if is_training else folded_norms(self.module_),
+            # Compiled for patches of one size, a network would be compiled anew for each size of whole images.
+            module=self.module_ if is_training else folded_norms(uncompiled(self.module_)),
             n_classes=len(self.classes_),
             device=self.device_,
             precision=self.precision_,
@@ -228,14 +243,19 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
         return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
 
-    def _predict_labels(self, X: Any) -> Any:
-        is_monotonous = self.predict_nonlinearity in ("auto", None)
+    def _predict_labels(self, X: Any, out: Any) -> Any:
+        is_monotonous = self.predict_nonlinearity in ("auto", None) and not self._turns()
         activate = _as_they_are if is_monotonous else self._get_predict_nonlinearity()
-        return self._predict_images(X, self.classes_.dtype, None, activate=activate, finish=self._to_labels)
+        _check_dtype(out, self.classes_)
+        return self._predict_images(X, self.classes_.dtype, None, out=out, activate=activate, finish=self._to_labels)
 
-    def _predict_probabilities(self, X: Any) -> Any:
+    def _predict_probabilities(self, X: Any, out: Any) -> Any:
         nonlinearity, n_classes = self._get_predict_nonlinearity(), len(self.classes_)
-        return self._predict_images(X, np.float32, n_classes, activate=nonlinearity, finish=_to_array)
+        _check_dtype(out, np.float32(0.5))
+        return self._predict_images(X, np.float32, n_classes, out=out, activate=nonlinearity, finish=_to_array)
+
+    def _turns(self) -> list[Turn]:
+        return choose_turns(self.tta, spatial_ndim=self.spatial_ndim_)
 
     def _predict_images(
         self,
@@ -243,6 +263,7 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         dtype: Any,
         n_leading: int | None,
         *,
+        out: Any,
         activate: Callable[[Tensor], Tensor],
         finish: Callable[[Tensor], np.ndarray],
     ) -> Any:
@@ -250,33 +271,31 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
             return np.concatenate([finish(activate(logits)) for logits in self.forward_iter(X, device="cpu")])
         images = self._open_images(X)
-        results = Results(images, dtype, n_leading)
+        results = Results(images, dtype, n_leading, out=out)
         self._set_training(False)
         self._place_network()
         with shared_cores(), exact_float32(self.precision_), torch.inference_mode():
             inference = replace(self._inference(), engine=self.engine)
-            for index, image in enumerate(images):
-                check_pixels(image, f"image {index}")
-                if len(image) != self.n_channels_in_:
+            for index in range(len(images)):
+                pixels = open_pixels(images, index)
+                if pixels.n_channels != self.n_channels_in_:
                     raise ValueError(
-                        f"Images must have {self.n_channels_in_} channel(s); image {index} has {len(image)}."
+                        f"Images must have {self.n_channels_in_} channel(s); image {index} has {pixels.n_channels}."
                     )
-                size = images.user_size(index, image.shape[1:])
-                array = results.array_for(index, size)
-                for window, scores in self._score_tiles(image, inference, size=size, activate=activate):
-                    place: tuple[Any, ...] = (..., *window)
-                    array[place] = finish(scores)[0]
+                size = images.user_size(index, pixels.size)
+                results.begin(index, size)
+                for window, scores in self._score_tiles(pixels, inference, size=size, activate=activate):
+                    results.write(index, window, finish(scores)[0])
         return results.give_back()
 
     def _score_tiles(
-        self, image: np.ndarray, inference: Inference, *, size: tuple[int, ...], activate: Callable[[Tensor], Tensor]
+        self, pixels: Pixels, inference: Inference, *, size: tuple[int, ...], activate: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with their scores (1, K, *window); of an image that had another size, probabilities at that."""
-        tiles = inference.tiles(as_tensor(image[None]))
-        if size == image.shape[1:]:
-            yield from ((window, activate(logits)) for window, logits in tiles)
+        if size == pixels.size:
+            yield from inference.activated_tiles(pixels, activate, turns=self._turns())
             return
-        probabilities = self._get_predict_nonlinearity()(assemble(tiles, image.shape[1:]))
-        yield tuple(slice(0, n) for n in size), resize_linearly(probabilities, size)
+        tiles = inference.activated_tiles(pixels, self._get_predict_nonlinearity(), turns=self._turns())
+        yield tuple(slice(0, n) for n in size), resize_linearly(assemble(tiles, pixels.size), size)
 
     __repr__ = BaseEstimator.__repr__

@@ -19,7 +19,17 @@ from skunet.state_values import is_storable
 __all__ = ["ResumableTraining"]
 
 # What may differ between the two parts of a training: how long, where, and what is shown.
-FREE_PARAMETERS = {"max_epochs", "device", "verbose", "compile", "tile_size", "engine", "use_caching", "warm_start"}
+FREE_PARAMETERS = {
+    "max_epochs",
+    "device",
+    "verbose",
+    "compile",
+    "tile_size",
+    "tta",
+    "engine",
+    "use_caching",
+    "warm_start",
+}
 FREE_CALLBACKS: tuple[type, ...] = (Checkpoint, Resume, ProgressBar, PrintLog, EpochTimer)
 # Predictions that skorch's scoring callbacks keep until the next epoch begins.
 CACHES = {"y_trues_", "y_preds_"}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_scaling", "fit_scaling", "image_statistics", "scale"]
+__all__ = ["check_scaling", "fit_scaling", "image_statistics", "merge_statistics", "scale"]
 
 # Columns of the statistics of a channel, in this order.
 N_PIXELS, MEAN, VARIANCE, MINIMUM, MAXIMUM = range(5)
@@ -47,6 +47,31 @@ def _channel_statistics(channel: np.ndarray) -> np.ndarray:
     return np.array([pixels.size, mean, sum(squares) / pixels.size, minimum, maximum])
 
 
+def merge_statistics(statistics: np.ndarray) -> np.ndarray:
+    """Return the statistics of what parts make together.
+
+    Parameters
+    ----------
+    statistics : ndarray of shape (P, ..., C, 5)
+        Of P parts, by `image_statistics`.
+
+    Returns
+    -------
+    ndarray of shape (..., C, 5)
+
+    Examples
+    --------
+    >>> parts = [image_statistics(np.array([[[0.0, 2.0]]])), image_statistics(np.array([[[4.0, 2.0]]]))]
+    >>> merge_statistics(np.stack(parts)).tolist()
+    [[4.0, 2.0, 2.0, 0.0, 4.0]]
+    """
+    n_pixels, means = statistics[..., N_PIXELS], statistics[..., MEAN]
+    mean = np.average(means, axis=0, weights=n_pixels).clip(means.min(axis=0), means.max(axis=0))
+    variance = np.average(statistics[..., VARIANCE] + (means - mean) ** 2, axis=0, weights=n_pixels)
+    minimum, maximum = statistics[..., MINIMUM].min(axis=0), statistics[..., MAXIMUM].max(axis=0)
+    return np.stack([n_pixels.sum(axis=0), mean, variance, minimum, maximum], axis=-1)
+
+
 def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> np.ndarray | None:
     """Learn the constants of a scaling that is the same for all images.
 
@@ -65,10 +90,8 @@ def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> 
     if scaling is None:
         return np.stack([np.zeros(n_channels), np.ones(n_channels)])
     if scaling == "dataset":
-        weights, means = statistics[..., N_PIXELS], statistics[..., MEAN]
-        mean = np.average(means, axis=0, weights=weights).clip(means.min(axis=0), means.max(axis=0))
-        variance = np.average(statistics[..., VARIANCE] + (means - mean) ** 2, axis=0, weights=weights)
-        return np.stack([mean, _divisor(np.sqrt(variance), mean)])
+        merged = merge_statistics(statistics)
+        return np.stack([merged[..., MEAN], _divisor(np.sqrt(merged[..., VARIANCE]), merged[..., MEAN])])
     if isinstance(scaling, str):
         return None
     return np.stack([np.broadcast_to(np.asarray(value, dtype=np.float64), n_channels) for value in scaling])

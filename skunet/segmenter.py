@@ -50,6 +50,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     tile_size : "auto", None, int or tuple of int, default="auto"
         Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
         up to a multiple of `2**depth`. None takes each image whole.
+    tta : bool or list of str, default=False
+        Test-time augmentation: average predictions over all flips and right-angle turns (the last two axes of volumes
+        turn, depth flips), or over those named and none: see `skunet.turning.TURNS`.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
         What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
         compile the network; ONNX Runtime is always float32.
@@ -86,7 +89,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     device : str, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     compile : bool, default=False
-        Whether to run `torch.compile` on the network.
+        Whether to train with `torch.compile`, with `compile__mode="reduce-overhead"` by CUDA graphs; a last, smaller
+        batch is left out, so that one graph serves all. Predictions and files are those of the plain network.
     use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
@@ -140,6 +144,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         ignore_label: Any = None,
         precision: str = "auto",
         tile_size: Any = "auto",
+        tta: Any = False,
         engine: str = "torch",
         memory_limit: float | None = None,
         random_state: Any = None,
@@ -174,6 +179,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.ignore_label = ignore_label
         self.precision = precision
         self.tile_size = tile_size
+        self.tta = tta
         self.engine = engine
         self.memory_limit = memory_limit
         self.random_state = random_state
@@ -272,6 +278,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
         self._learn(data, is_fresh=is_fresh)
+        self._turns()  # raises for names that are none of these axes
         self._build(is_fresh=is_fresh)
         dataset = ImageDataset(data)
         if data.groups is not None:
@@ -292,35 +299,40 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, out: Any = None) -> Any:
         """Return the most probable label of each pixel.
 
         Parameters
         ----------
         X : as in `fit`
-            Of any sizes, with the channels and the rank of those fitted.
+            Of any sizes, with the channels and the rank of those fitted. Lazy arrays are read tile by tile.
+        out : array or list of arrays, optional
+            To write into, tile by tile: a stack (N, *S) where X is one, else a list of (*S); also memory maps, zarr or
+            HDF5 data sets. Its dtype must hold the labels.
 
         Returns
         -------
         labels : ndarray (N, *S), list or object array of (*S)
-            In the container of X and the dtype of `classes_`.
+            In the container of X and the dtype of `classes_`; `out` where it is given.
 
         Raises
         ------
         NotFittedError
             Before fit.
         ValueError
-            If rank or channels are not those fitted, or a pixel is NaN or infinite.
+            If rank or channels are not those fitted, a pixel is NaN or infinite, or `out` has another shape.
         """
         self._check_ready()
-        return self._predict_labels(X)
+        return self._predict_labels(X, out)
 
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any, *, out: Any = None) -> Any:
         """Return the probability of each class at each pixel.
 
         Parameters
         ----------
         X : as in `predict`
+        out : as in `predict`
+            (N, K, *S), or a list of (K, *S), of floats.
 
         Returns
         -------
@@ -328,7 +340,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             In the order of `classes_`; they sum to 1 over axis 1 (0 in a list).
         """
         self._check_ready()
-        return self._predict_probabilities(X)
+        return self._predict_probabilities(X, out)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the mean IoU over the classes, from one confusion matrix over all pixels.

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from skunet.mirroring import mirror_pad
+from skunet.pixels import Pixels, Window, read_mirrored
+from skunet.turning import Turn, TurnedPixels
 
-__all__ = ["Geometry", "PlainGeometry", "Window", "assemble", "choose_tile_size", "predict_tiles"]
+__all__ = ["Geometry", "PlainGeometry", "assemble", "choose_tile_size", "predict_tiles"]
 
-Window = tuple[slice, ...]  # over the spatial axes, the last of a tensor
 Forward = Callable[[Tensor], Tensor]
 
 # Kept pixels per side of an automatic tile: its largest activation stays in reach of the cache and below the
@@ -115,19 +115,26 @@ def choose_tile_size(
 
 
 def predict_tiles(
-    images: Tensor, forward: Forward, *, tile_size: tuple[int, ...] | None, geometry: Geometry
+    pixels: Pixels,
+    forward: Forward,
+    *,
+    tile_size: tuple[int, ...] | None,
+    geometry: Geometry,
+    turns: Sequence[Turn] = (),
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield windows of the images with the network's scores for them; together they cover each pixel once.
 
     Parameters
     ----------
-    images : Tensor of shape (N, C, *S)
-        Any size from 1 pixel; mirrored beyond its ends to what the network takes.
+    pixels : Pixels
+        Images (N, C, *S) of any size from 1 pixel; mirrored beyond their ends to what the network takes.
     forward : callable
         (N, C, *T) to scores (N, K, *T), or smaller by the margin.
     tile_size : tuple of int or None
         Kept pixels per axis, multiples of `geometry.size_multiple`; None for the whole image at once.
     geometry : Geometry
+    turns : sequence of Turn
+        Scores are the mean over the images turned in each of these ways, and turned back; none for the images alone.
 
     Yields
     ------
@@ -136,22 +143,64 @@ def predict_tiles(
     scores : Tensor of shape (N, K, *window)
         Equal to those of the whole image if the geometry is exactly tileable; blended otherwise.
     """
-    size = tuple(images.shape[2:])
-    padded = _pad(images, size, geometry)
-    if tile_size is None:
-        yield tuple(slice(0, n) for n in size), _crop(forward(padded), [0] * len(size), size)
-    elif geometry.is_exactly_tileable:
-        for keep in product(*(_axis_tiles(n, tile) for n, tile in zip(size, tile_size, strict=True))):
-            yield keep, _predict_exactly(padded, forward, keep=keep, geometry=geometry)
+    size = pixels.size
+    views = [(TurnedPixels(pixels, turn), turn) for turn in turns]
+    if tile_size is None or geometry.is_exactly_tileable:
+        tiles = [[slice(0, n)] for n in size] if tile_size is None else _grid(size, tile_size)
+        for keep in product(*tiles):
+            if not views:
+                yield keep, _predict_window(pixels, forward, keep=keep, geometry=geometry)
+                continue
+            scores = (
+                turn.undo(_predict_window(view, forward, keep=turn.window(keep, size), geometry=geometry))
+                for view, turn in views
+            )
+            yield keep, _mean(scores)
+    elif not views:
+        yield from _predict_blended(pixels, forward, tile_size, geometry)
     else:
-        yield tuple(slice(0, n) for n in size), _predict_blended(padded, forward, size, tile_size, geometry)
+        # Bands of turned images lie across one another: each is put together whole.
+        scores = (
+            turn.undo(assemble(_predict_blended(view, forward, turn.size(tile_size), geometry), view.size))
+            for view, turn in views
+        )
+        yield tuple(slice(0, n) for n in size), _mean(scores)
 
 
-def _pad(images: Tensor, size: Sequence[int], geometry: Geometry) -> Tensor:
-    margin = geometry.margin
-    before = [margin] * len(size)
-    after = [geometry.input_size(n) - n - margin for n in size]
-    return mirror_pad(images, before, after) if any(before) or any(after) else images
+def _mean(tensors: Iterator[Tensor]) -> Tensor:
+    total, n_tensors = next(tensors).clone(), 1
+    for tensor in tensors:
+        total += tensor
+        n_tensors += 1
+    return total.div_(n_tensors)
+
+
+def _grid(size: Sequence[int], tile_size: Sequence[int]) -> list[list[slice]]:
+    """Return the tiles along each axis."""
+    return [
+        [slice(start, min(start + tile, n)) for start in range(0, n, tile)]
+        for n, tile in zip(size, tile_size, strict=True)
+    ]
+
+
+def _predict_window(pixels: Pixels, forward: Forward, *, keep: Window, geometry: Geometry) -> Tensor:
+    """Return the scores of a kept window, computed with all pixels that can change them.
+
+    What is read starts at a multiple of `size_multiple`, so that poolings fall on the same pixels as in the whole,
+    and never goes beyond the padded whole, so that zero padding falls on the same pixels too.
+    """
+    margin, multiple = geometry.margin, geometry.size_multiple
+    before, after = (max(reach - margin, 0) for reach in geometry.receptive_field)
+    reads, starts = [], []
+    for window, n in zip(keep, pixels.size, strict=True):
+        n_whole = geometry.output_size(geometry.input_size(n))
+        is_whole = window.start == 0 and window.stop == n
+        first = 0 if is_whole else max((window.start - before) // multiple * multiple, 0)
+        last = n_whole if is_whole else min(window.stop + after, n_whole)
+        reads.append(slice(first - margin, first - margin + geometry.input_size(last - first)))
+        starts.append(window.start - first)
+    scores = forward(read_mirrored(pixels, tuple(reads)))
+    return _crop(scores, starts, [window.stop - window.start for window in keep])
 
 
 def _crop(scores: Tensor, starts: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -164,45 +213,55 @@ def _cut(tensor: Tensor, window: Sequence[slice]) -> Tensor:
     return tensor[index]
 
 
-def _axis_tiles(n: int, tile: int) -> list[slice]:
-    return [slice(start, min(start + tile, n)) for start in range(0, n, tile)]
-
-
-def _predict_exactly(padded: Tensor, forward: Forward, *, keep: Window, geometry: Geometry) -> Tensor:
-    """Return the scores of a kept window, computed with all pixels that can change them.
-
-    A tile starts at a multiple of `size_multiple`, so that poolings fall on the same pixels as in the whole,
-    and never reads beyond the padded whole, so that zero padding falls on the same pixels too.
-    """
-    halos = [_round_up(max(reach - geometry.margin, 0), geometry.size_multiple) for reach in geometry.receptive_field]
-    reads, starts = [], []
-    for window, n_padded in zip(keep, padded.shape[2:], strict=True):
-        first = max(window.start - halos[0], 0)
-        last = min(window.stop + halos[1], geometry.output_size(n_padded))
-        reads.append(slice(first, first + geometry.input_size(last - first)))
-        starts.append(window.start - first)
-    scores = forward(_cut(padded, reads))
-    return _crop(scores, starts, [window.stop - window.start for window in keep])
-
-
 def _predict_blended(
-    padded: Tensor, forward: Forward, size: Sequence[int], tile_size: Sequence[int], geometry: Geometry
-) -> Tensor:
-    """Return scores of overlapping tiles, averaged with weights that fall off towards the tile's border."""
-    total: Tensor | None = None
-    n_outputs = [geometry.output_size(n) for n in padded.shape[2:]]
-    weights = torch.zeros(n_outputs)
-    spans = [_overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)]
-    for window in product(*spans):
-        reads = [slice(span.start, span.start + geometry.input_size(span.stop - span.start)) for span in window]
-        scores = _crop(forward(_cut(padded, reads)), [0] * len(size), [span.stop - span.start for span in window])
-        ramp = _ramp([span.stop - span.start for span in window])
-        if total is None:
-            total = torch.zeros((*scores.shape[:2], *n_outputs), device=scores.device)
-        _cut(total, window).add_(scores * ramp.to(scores.device))
-        weights[window] += ramp
-    assert total is not None
-    return _crop(total / weights.to(total.device), [0] * len(size), size)
+    pixels: Pixels, forward: Forward, tile_size: Sequence[int], geometry: Geometry
+) -> Iterator[tuple[Window, Tensor]]:
+    """Yield bands of scores of overlapping tiles, averaged with weights that fall off towards the tile's border."""
+    n_outputs = [geometry.output_size(geometry.input_size(n)) for n in pixels.size]
+    rows, *others = (
+        _overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)
+    )
+    band: Tensor | None = None  # weighted sums of scores, from the first line of a row of tiles
+    weights = torch.zeros(0)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        height = row.stop - row.start
+        for columns in product(*others):
+            scores = _predict_span(pixels, forward, (row, *columns), geometry)
+            ramp = _ramp([span.stop - span.start for span in (row, *columns)]).to(scores.device)
+            if band is None:
+                band = scores.new_zeros((*scores.shape[:2], height, *n_outputs[1:]))
+                weights = ramp.new_zeros((height, *n_outputs[1:]))
+            window = (slice(0, height), *columns)
+            _cut(band, window).add_(scores * ramp)
+            _cut(weights, window).add_(ramp)
+        assert band is not None
+        n_done = height if following is None else following.start - row.start
+        keep = (slice(row.start, min(row.start + n_done, pixels.size[0])), *(slice(0, n) for n in pixels.size[1:]))
+        if keep[0].stop > keep[0].start:
+            done = _cut(band, [slice(0, n_done)] + [slice(None)] * len(others)) / weights[:n_done]
+            yield keep, _crop(done, [0] * len(keep), [span.stop - span.start for span in keep])
+        if following is not None:
+            band, weights = _move_up(band, n_done, following, axis=2), _move_up(weights, n_done, following, axis=0)
+
+
+def _predict_span(pixels: Pixels, forward: Forward, window: Window, geometry: Geometry) -> Tensor:
+    """Return the scores of a tile from its own pixels alone."""
+    margin = geometry.margin
+    reads = [
+        slice(span.start - margin, span.start - margin + geometry.input_size(span.stop - span.start)) for span in window
+    ]
+    scores = forward(read_mirrored(pixels, tuple(reads)))
+    return _crop(scores, [0] * len(window), [span.stop - span.start for span in window])
+
+
+def _move_up(band: Tensor, n_done: int, following: slice, *, axis: int) -> Tensor:
+    """Return a band less its first lines, with zeros behind the others, as high as the following row of tiles."""
+    kept = band.narrow(axis, n_done, band.shape[axis] - n_done)
+    shape = list(band.shape)
+    shape[axis] = following.stop - following.start
+    moved = band.new_zeros(shape)
+    moved.narrow(axis, 0, kept.shape[axis]).copy_(kept)
+    return moved
 
 
 def _overlapping(n: int, tile: int, multiple: int) -> list[slice]:

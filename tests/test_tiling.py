@@ -5,13 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skunet.network import UNet
+from skunet.pixels import TensorPixels
 from skunet.tiling import PlainGeometry, assemble, choose_tile_size, predict_tiles
 
 
 def whole_and_tiled(network, images, tile_size):
     with torch.inference_mode():
         return [
-            assemble(predict_tiles(images, network, tile_size=size, geometry=network), images.shape[2:])
+            assemble(predict_tiles(TensorPixels(images), network, tile_size=size, geometry=network), images.shape[2:])
             for size in (None, tile_size)
         ]
 
@@ -81,7 +82,7 @@ def test_every_pixel_is_covered_exactly_once(height, width):
     images = torch.arange(height * width).reshape(1, 1, height, width).float()
     covered = torch.zeros(height, width)
     identity = Identity()
-    for window, scores in predict_tiles(images, identity, tile_size=(8, 12), geometry=identity):
+    for window, scores in predict_tiles(TensorPixels(images), identity, tile_size=(8, 12), geometry=identity):
         covered[window] += 1
         assert torch.equal(scores[0, 0], images[0, 0][window])
     assert (covered == 1).all()
@@ -95,7 +96,7 @@ def test_tiles_see_no_more_than_their_halo():
         shapes.append(tuple(tile.shape[2:]))
         return tile
 
-    list(predict_tiles(torch.zeros(1, 1, 64, 64), forward, tile_size=(16, 16), geometry=identity))
+    list(predict_tiles(TensorPixels(torch.zeros(1, 1, 64, 64)), forward, tile_size=(16, 16), geometry=identity))
     assert max(shapes) == (24, 24)
 
 
@@ -103,7 +104,9 @@ def test_tiles_see_no_more_than_their_halo():
 def test_blending_is_constant_in_constant_out(n, tile):
     images = torch.full((1, 1, n, 9), 3.0)
     geometry = PlainGeometry(size_multiple=4)
-    blended = assemble(predict_tiles(images, lambda x: x, tile_size=(tile, tile), geometry=geometry), images.shape[2:])
+    blended = assemble(
+        predict_tiles(TensorPixels(images), lambda x: x, tile_size=(tile, tile), geometry=geometry), images.shape[2:]
+    )
     torch.testing.assert_close(blended, images)
 
 
@@ -111,7 +114,8 @@ def test_blending_gives_the_whole_for_a_pointwise_network():
     images = torch.randn(2, 1, 50, 33)
     geometry = PlainGeometry(size_multiple=4)
     blended = assemble(
-        predict_tiles(images, lambda x: 2 * x + 1, tile_size=(16, 16), geometry=geometry), images.shape[2:]
+        predict_tiles(TensorPixels(images), lambda x: 2 * x + 1, tile_size=(16, 16), geometry=geometry),
+        images.shape[2:],
     )
     torch.testing.assert_close(blended, 2 * images + 1)
 

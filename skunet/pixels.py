@@ -1,0 +1,157 @@
+"""Images to read windows of, wherever they are kept, mirrored beyond their ends."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skunet.images import Images, as_tensor, check_pixels
+from skunet.mirroring import reflect
+from skunet.scaling import image_statistics, merge_statistics
+
+__all__ = ["ArrayPixels", "Pixels", "TensorPixels", "Window", "open_pixels", "pixel_statistics", "read_mirrored"]
+
+# Pixels that are read at a time where the whole image is looked through.
+BLOCK = 1 << 24
+
+Window = tuple[slice, ...]  # over the spatial axes, the last of a tensor
+
+
+class Pixels(Protocol):
+    """Images (N, C, *S) of which windows are read."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Pixels per axis."""
+
+    def read(self, window: Window) -> Tensor:
+        """Return the pixels (N, C, *window) of a window inside the image."""
+
+
+@dataclass(frozen=True)
+class TensorPixels:
+    """Images in memory.
+
+    Attributes
+    ----------
+    images : Tensor of shape (N, C, *S)
+    """
+
+    images: Tensor
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Pixels per axis."""
+        return tuple(self.images.shape[2:])
+
+    def read(self, window: Window) -> Tensor:
+        """Return a view."""
+        index: tuple[Any, ...] = (..., *window)
+        return self.images[index]
+
+
+@dataclass(frozen=True)
+class ArrayPixels:
+    """One image in anything that slices read parts of: an array, a memory map, a zarr or HDF5 data set.
+
+    Attributes
+    ----------
+    array : array-like
+        With `shape`, `dtype` and slicing.
+    size : tuple of int
+        Pixels per axis.
+    first : int or None
+        Position in a stack; None where the array is the image itself.
+    channel_axis : {0, -1} or None
+    name : str
+        What errors call it.
+    """
+
+    array: Any
+    size: tuple[int, ...]
+    first: int | None = None
+    channel_axis: int | None = None
+    name: str = "image 0"
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels."""
+        return 1 if self.channel_axis is None else int(self.array.shape[self.channel_axis])
+
+    def read(self, window: Window) -> Tensor:
+        """Return pixels that are finite numbers, in a dtype that torch knows.
+
+        Raises
+        ------
+        ValueError
+            If a pixel is NaN or infinite.
+        """
+        index: tuple[Any, ...] = window
+        if self.channel_axis is not None:
+            index = (slice(None), *window) if self.channel_axis == 0 else (*window, slice(None))
+        block = np.asarray(self.array[index if self.first is None else (self.first, *index)])
+        if self.channel_axis is None:
+            block = block[None]
+        elif self.channel_axis == -1:
+            block = np.moveaxis(block, -1, 0)
+        check_pixels(block, self.name)
+        return as_tensor(block[None])
+
+
+def open_pixels(images: Images, index: int) -> ArrayPixels:
+    """Return one image, without reading it where it is kept in something lazy.
+
+    Raises
+    ------
+    ValueError
+        If an image in memory holds NaN or infinity, or has other axes than the first.
+    """
+    container, name = images.container, f"image {index}"
+    channel_axis = -1 if images.has_channel_axis else None
+    if container.kind == "stack" and _is_lazy(container.items):
+        return ArrayPixels(container.items, images.stack_size(), index, channel_axis, name)
+    item: Any = container.items[index] if container.kind in ("list", "object_array") else None
+    if _is_lazy(item) and len(item.shape) == images.spatial_ndim + images.has_channel_axis:
+        return ArrayPixels(item, tuple(item.shape[: images.spatial_ndim]), None, channel_axis, name)
+    image = images[index]
+    check_pixels(image, name)
+    return ArrayPixels(image, image.shape[1:], None, 0, name)
+
+
+def _is_lazy(data: Any) -> bool:
+    return all(hasattr(data, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(
+        data, np.ndarray | Tensor
+    )
+
+
+def read_mirrored(pixels: Pixels, window: Window) -> Tensor:
+    """Return the pixels (N, C, *window) of a window that may begin before and end behind the image.
+
+    Examples
+    --------
+    >>> read_mirrored(TensorPixels(torch.tensor([[[0, 1, 2]]])), (slice(-1, 7),))
+    tensor([[[1, 0, 1, 2, 1, 0, 1, 2]]])
+    """
+    positions = [reflect(np.arange(span.start, span.stop), n) for span, n in zip(window, pixels.size, strict=True)]
+    firsts = [int(at.min()) for at in positions]
+    block = pixels.read(tuple(slice(first, int(at.max()) + 1) for first, at in zip(firsts, positions, strict=True)))
+    for axis, (span, first, at) in enumerate(zip(window, firsts, positions, strict=True), start=2):
+        if span.start != first or span.stop != int(at.max()) + 1:
+            # Unlike index_select, indexing knows every dtype.
+            block = block[(slice(None),) * axis + (torch.from_numpy(at - first).to(block.device),)]
+    return block
+
+
+def pixel_statistics(pixels: Pixels) -> np.ndarray:
+    """Return the statistics (N, C, 5) of images by `scaling.image_statistics`, read some lines at a time."""
+    n_lines = max(1, BLOCK // math.prod(pixels.size[1:]))
+    others = [slice(0, n) for n in pixels.size[1:]]
+    blocks = (
+        pixels.read((slice(start, min(start + n_lines, pixels.size[0])), *others))
+        for start in range(0, pixels.size[0], n_lines)
+    )
+    statistics = [np.stack([image_statistics(image) for image in block.cpu().numpy()]) for block in blocks]
+    return merge_statistics(np.stack(statistics))

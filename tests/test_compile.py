@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_segmenter
+
+from skunet import UNetSegmenter
+
+
+@pytest.fixture
+def graphs():
+    """Collect the graphs that are compiled; they run as they are."""
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append([tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor) and value.ndim == 4])
+        return graph.forward
+
+    yield compiled, backend
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("batch_size", "n_steps"), [(4, 2), (12, 1)])
+def test_one_graph_serves_all_batches_and_no_prediction(cells, graphs, batch_size, n_steps):
+    X, y = cells
+    compiled, backend = graphs
+    segmenter = make_segmenter(compile=True, compile__backend=backend, batch_size=batch_size, max_epochs=3).fit(X, y)
+    assert len(compiled) == 1
+    assert segmenter.history[-1, "train_batch_count"] == n_steps
+    segmenter.predict([X[0], X[1][:17], X[2][:, :9]])
+    assert len(compiled) == 1
+
+
+@pytest.mark.usefixtures("graphs")
+def test_compiled_training_is_that_of_the_plain_network(cells, tmp_path):
+    X, y = cells
+    compiled = make_segmenter(compile=True, compile__backend="eager", max_epochs=2).fit(X, y)
+    plain = make_segmenter(iterator_train__drop_last=True, max_epochs=2).fit(X, y)
+    np.testing.assert_allclose(compiled.predict_proba(X), plain.predict_proba(X), atol=1e-5)
+    compiled.save(tmp_path / "file")
+    loaded = UNetSegmenter.load(tmp_path / "file", compile=False)
+    np.testing.assert_array_equal(loaded.predict(X), compiled.predict(X))
+
+
+def test_all_batches_are_taken_where_the_user_says_so(cells, graphs):
+    X, y = cells
+    segmenter = make_segmenter(compile=True, compile__backend=graphs[1], iterator_train__drop_last=False).fit(X, y)
+    assert segmenter.history[-1, "train_batch_count"] == 3
