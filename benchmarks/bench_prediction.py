@@ -137,9 +137,8 @@ def main() -> None:
     for case in arguments.cases:
         n_images, side = CASES[case]
         images = make_cells(n_images, size=side, random_state=1)[0]
-        print(
-            f"\n{n_images} of {side} x {side}, depth {DEPTH}, {FILTERS} filters\n{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}"
-        )
+        print(f"\n{n_images} of {side} x {side}, depth {DEPTH}, {FILTERS} filters")
+        print(f"{'':<34} {'other':>13} {'skunet':>13} {'ratio':>10}")
         for precision in ("auto", "float32"):
             repeats = min(arguments.repeats, LARGE_REPEATS) if side > LARGEST_WHOLE else arguments.repeats
             results[f"{case}, {precision}"] = compare(segmenter, images, precision, repeats)

@@ -14,7 +14,9 @@ from skunet.components import uncompiled
 from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
 from skunet.joining import without_copies
+from skunet.network import UNet
 from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
+from skunet.reach import cut
 from skunet.scaling import image_scaling, scale
 from skunet.tiling import Geometry, PlainGeometry, assemble, choose_tile_size, predict_tiles
 from skunet.turning import Turn
@@ -56,7 +58,7 @@ class Inference:
         """Return the logits (B, K, *S) of scaled patches, in one piece."""
         pixels = TensorPixels(patches.to(self.device))
         whole = predict_tiles(
-            pixels, lambda tile: self._forward(tile, fit_params), tile_size=None, geometry=self.geometry
+            pixels, lambda tile, window: self._forward(tile, window, fit_params), tile_size=None, geometry=self.geometry
         )
         return assemble(whole, pixels.size)
 
@@ -87,7 +89,9 @@ class Inference:
             _warn_of_blending()
         return predict_tiles(
             pixels,
-            lambda tile: activate(self._forward(scale(tile, constants, device=self.device), fit_params)),
+            lambda tile, window: activate(
+                self._forward(scale(tile, constants, device=self.device), window, fit_params)
+            ),
             tile_size=tile_size,
             geometry=self.geometry,
             turns=turns,
@@ -100,17 +104,20 @@ class Inference:
             constants = image_scaling(self.scaling, pixel_statistics(pixels))
         return torch.from_numpy(np.array(constants))
 
-    def _forward(self, images: Tensor, fit_params: dict[str, Any]) -> Tensor:
-        """Return float32 logits (N, K, *T) of scaled images."""
+    def _forward(self, images: Tensor, window: Window, fit_params: dict[str, Any]) -> Tensor:
+        """Return a window of the float32 logits (N, K, *T) of scaled images."""
         if self.engine != "torch":
             logits = engine_logits(self.module, images, engine=self.engine, precision=self.precision)
-            return self._checked(logits, images)
+            return cut(self._checked(logits, images), window)
         is_mixed = self.precision != "float32"
         device_type = torch.device(self.device).type
         module = self.module if torch.is_grad_enabled() or self.module.training else self._for_prediction(device_type)
+        images = images.contiguous(memory_format=channels_last(images.ndim - 2))
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
-            logits = module(images.contiguous(memory_format=channels_last(images.ndim - 2)), **fit_params)
-        return self._checked(logits, images)
+            if getattr(type(module), "forward", None) is UNet.forward and not module.training:
+                return check_logits(module(images, window, **fit_params), self.n_classes)
+            logits = module(images, **fit_params)
+        return cut(self._checked(logits, images), window)
 
     def _for_prediction(self, device_type: str) -> nn.Module:
         """Return the network as it predicts best here; without gradients."""

@@ -58,7 +58,8 @@ class _JoinedBlock(nn.Module):
 
     def join(self, skip: Tensor, features: Tensor) -> Tensor:
         joined = functional.conv2d(skip, self.of_skip, self.bias, padding=1)
-        _add_convolution(joined, features.to(joined.dtype), self.of_coarser.to(joined.dtype))
+        features = features.to(joined.dtype).contiguous(memory_format=torch.channels_last)
+        _add_convolution(joined, features, self.of_coarser.to(joined.dtype))
         return cast(Tensor, self.rest(joined))
 
 

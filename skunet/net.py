@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from skunet.components import uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
 from skunet.hardware import exact_float32, resolve_precision
+from skunet.image_dataset import ImageDataset
 from skunet.images import Results
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
@@ -31,6 +32,7 @@ from skunet.randomness import seeded_torch
 from skunet.resizing import resize_linearly
 from skunet.resuming import ResumableTraining
 from skunet.tiling import Geometry, assemble
+from skunet.training_set import TrainingSet
 from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
 
@@ -85,6 +87,30 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         return sum("train_batch_count" in row for row in self.history_)
 
     # ---- steps
+
+    def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
+        """Build what is not there, and run the epochs that were asked for."""
+        self._learn(data, is_fresh=is_fresh)
+        self._turns()  # raises for names that are none of these axes
+        self._build(is_fresh=is_fresh)
+        dataset = ImageDataset(data)
+        if data.groups is not None:
+            fit_params["groups"] = data.groups
+        asked = fit_params.pop("epochs", self.max_epochs)
+        self.notify("on_train_begin", X=dataset.X, y=dataset.y)
+        try:
+            epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
+            with shared_cores(), exact_float32(self.precision_):
+                self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
+        except KeyboardInterrupt as error:
+            self.stop(error)
+        except Exception as error:
+            self.fail(error)
+            raise
+        finally:
+            self.end_training()
+        self.notify("on_train_end", X=dataset.X, y=dataset.y)
+        return self
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Tell all callbacks; the end of an epoch also those that come after one that ends training."""

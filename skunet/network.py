@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skunet.mirroring import mirror_pad
+from skunet.reach import centre_crop, cut, lost_margin, needed_windows, read_interval, shifted
 
 __all__ = ["UNet"]
 
@@ -21,38 +22,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 2): "bicubic"}
 # Upsampling makes fine pixel i from the coarse pixels (i - reach) // 2 to (i + reach) // 2.
 UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
-
-
-def lost_margin(depth: int, lost_by_block: int, lost_by_upsampling: int) -> int:
-    """Count the pixels that a network of `depth` levels loses at each side, if each layer loses so many."""
-    margin = lost_by_block
-    for _ in range(depth):
-        margin = lost_by_block + 2 * margin + lost_by_upsampling + lost_by_block
-    return margin
-
-
-def read_interval(interval: tuple[int, int], depth: int, **layers: int) -> tuple[int, int]:
-    """Find the first and last input pixel that an interval of output pixels depends on, along one axis.
-
-    Output pixel p of a level lies on input pixel p. `layers` holds `convolutions`, `reach` and `shift`: pooling
-    takes pairs counted from input pixel `shift`, as many as the encoder's block cuts off.
-    """
-    convolutions, reach, shift = layers["convolutions"], layers["reach"], layers["shift"]
-    first, last = interval[0] - convolutions, interval[1] + convolutions
-    if depth == 0:
-        return first, last
-    coarse = read_interval(((first - shift - reach) // 2, (last - shift + reach) // 2), depth - 1, **layers)
-    # The skip connection reads `first` to `last`; the coarser level reads the pairs that it pooled.
-    first, last = min(first, 2 * coarse[0] + shift), max(last, 2 * coarse[1] + 1 + shift)
-    return first - convolutions, last + convolutions
-
-
-def centre_crop(features: Tensor, sides: Sequence[int]) -> Tensor:
-    """Cut the middle of size `sides` out of features (N, C, *S)."""
-    for axis, side in enumerate(sides, start=2):
-        if features.shape[axis] != side:
-            features = features.narrow(axis, (features.shape[axis] - side) // 2, side)
-    return features  # (N, C, *sides)
 
 
 class ConvolutionBlock(nn.Module):
@@ -152,25 +121,45 @@ class UNet(nn.Module):
         self.head = self._layer("Conv")(filters, n_classes, 1)
         self._initialize_weights()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map float images (N, C, *S) to logits (N, K, *S), in "valid" networks (N, K, *(S - 2 margin))."""
-        sides = [self.output_size(side) for side in images.shape[2:]]
-        features = images if self.padding == "valid" else self._complete(images)
-        index: tuple[Any, ...] = (..., *map(slice, sides))
-        return self.levels(features)[index]  # (N, K, *S)
+    def forward(self, images: Tensor, window: Sequence[slice] | None = None) -> Tensor:
+        """Map float images (N, C, *S) to logits (N, K, *S), in "valid" networks (N, K, *(S - 2 margin)).
 
-    def levels(self, features: Tensor) -> Tensor:
-        """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal."""
+        With a window of these pixels, return the logits (N, K, *window); the decoder then computes little more.
+        """
+        if window is None:
+            window = [slice(0, self.output_size(side)) for side in images.shape[2:]]
+        if self.padding == "same":
+            return self.levels(self._complete(images), window)
+        return cut(self.levels(images), window)
+
+    def levels(self, features: Tensor, window: Sequence[slice] | None = None) -> Tensor:
+        """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal.
+
+        A window of the logits can be asked for where convolutions are padded.
+        """
+        needed = None
+        if window is not None:
+            layers = {"convolutions": self.convolutions, "reach": self._reach}
+            needed = needed_windows(window, features.shape[2:], depth=self.depth, **layers)
         skips = []
         block: Any
         for block in self.encoder[:-1]:
             skips.append(block(features))  # (N, filters * 2**level, *S / 2**level)
             features = self.pooling(skips[-1])
         features = self.encoder[-1](features)
+        if needed is not None:
+            features = cut(features, needed[-1][1])
         for upsample, block in zip(self.upsamplings, self.decoder, strict=True):
             features = upsample(features)  # (N, filters * 2**level, *S / 2**level)
-            kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
-            features = block.join(centre_crop(skips.pop(), kept), centre_crop(features, kept))
+            if needed is None:
+                kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
+                features = block.join(centre_crop(skips.pop(), kept), centre_crop(features, kept))
+                continue
+            coarser = needed.pop()[1]
+            reads, kept_window = needed[-1]
+            features = cut(features, [shifted(read, 2 * at.start) for read, at in zip(reads, coarser, strict=True)])
+            features = block.join(cut(skips.pop(), reads), features)
+            features = cut(features, [shifted(keep, at.start) for keep, at in zip(kept_window, reads, strict=True)])
         return cast(Tensor, self.head(features))
 
     @property

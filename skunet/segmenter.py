@@ -6,15 +6,12 @@ import torch
 from sklearn.base import ClassifierMixin
 from torch.utils.data import DataLoader
 
-from skunet.hardware import exact_float32
 from skunet.hyperparameters import check_hyperparameters, check_keywords
 from skunet.image_by_image import score_masks
 from skunet.image_dataset import ImageDataset
 from skunet.losses import CrossEntropyDiceLoss
 from skunet.net import SegmentationNet
 from skunet.network import UNet
-from skunet.training_set import TrainingSet
-from skunet.workers import shared_cores
 
 __all__ = ["UNetSegmenter"]
 
@@ -89,8 +86,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     device : str, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     compile : bool, default=False
-        Whether to train with `torch.compile`, with `compile__mode="reduce-overhead"` by CUDA graphs; a last, smaller
-        batch is left out, so that one graph serves all. Predictions and files are those of the plain network.
+        Whether to train with `torch.compile` (with CUDA graphs: `compile__mode="reduce-overhead"`). A last, smaller
+        batch is left out, so that one graph serves all. Prediction and files use the plain network.
     use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
@@ -275,29 +272,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         classes = self.classes if classes is None else classes
         data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
         return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
-
-    def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
-        self._learn(data, is_fresh=is_fresh)
-        self._turns()  # raises for names that are none of these axes
-        self._build(is_fresh=is_fresh)
-        dataset = ImageDataset(data)
-        if data.groups is not None:
-            fit_params["groups"] = data.groups
-        asked = fit_params.pop("epochs", self.max_epochs)
-        self.notify("on_train_begin", X=dataset.X, y=dataset.y)
-        try:
-            epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
-            with shared_cores(), exact_float32(self.precision_):
-                self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
-        except KeyboardInterrupt as error:
-            self.stop(error)
-        except Exception as error:
-            self.fail(error)
-            raise
-        finally:
-            self.end_training()
-        self.notify("on_train_end", X=dataset.X, y=dataset.y)
-        return self
 
     def predict(self, X: Any, *, out: Any = None) -> Any:
         """Return the most probable label of each pixel.

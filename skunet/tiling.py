@@ -1,20 +1,23 @@
 """A large image in tiles: any callable on each, one result that equals the whole where that can be had."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from skunet.pixels import Pixels, Window, read_mirrored
+from skunet.reach import cut
 from skunet.turning import Turn, TurnedPixels
 
 __all__ = ["Geometry", "PlainGeometry", "assemble", "choose_tile_size", "predict_tiles"]
 
-Forward = Callable[[Tensor], Tensor]
+# From pixels (N, C, *T) and a window of the output to the scores (N, K, *window).
+Forward = Callable[[Tensor, Window], Tensor]
 
 # Kept pixels per side of an automatic tile: its largest activation stays in reach of the cache and below the
 # size from which the allocator hands memory back after each use.
@@ -129,7 +132,7 @@ def predict_tiles(
     pixels : Pixels
         Images (N, C, *S) of any size from 1 pixel; mirrored beyond their ends to what the network takes.
     forward : callable
-        (N, C, *T) to scores (N, K, *T), or smaller by the margin.
+        From pixels (N, C, *T) and a window of the network's output, T less the margin, to the scores (N, K, *window).
     tile_size : tuple of int or None
         Kept pixels per axis, multiples of `geometry.size_multiple`; None for the whole image at once.
     geometry : Geometry
@@ -147,15 +150,17 @@ def predict_tiles(
     views = [(TurnedPixels(pixels, turn), turn) for turn in turns]
     if tile_size is None or geometry.is_exactly_tileable:
         tiles = [[slice(0, n)] for n in size] if tile_size is None else _grid(size, tile_size)
-        for keep in product(*tiles):
+
+        def predict(keep: Window) -> Tensor:
             if not views:
-                yield keep, _predict_window(pixels, forward, keep=keep, geometry=geometry)
-                continue
-            scores = (
+                return _predict_window(pixels, forward, keep=keep, geometry=geometry)
+            return _mean(
                 turn.undo(_predict_window(view, forward, keep=turn.window(keep, size), geometry=geometry))
                 for view, turn in views
             )
-            yield keep, _mean(scores)
+
+        for keep in product(*tiles):
+            yield from _predict_in_parts(keep, predict, geometry)
     elif not views:
         yield from _predict_blended(pixels, forward, tile_size, geometry)
     else:
@@ -165,6 +170,36 @@ def predict_tiles(
             for view, turn in views
         )
         yield tuple(slice(0, n) for n in size), _mean(scores)
+
+
+def _predict_in_parts(
+    keep: Window, predict: Callable[[Window], Tensor], geometry: Geometry
+) -> Iterator[tuple[Window, Tensor]]:
+    """Yield a window with its scores; where the memory is not enough, two halves of it, and so on."""
+    axis = max(range(len(keep)), key=lambda axis: keep[axis].stop - keep[axis].start)
+    span, multiple = keep[axis], geometry.size_multiple
+    middle = span.start + _round_up((span.stop - span.start) // 2, multiple)
+    try:
+        scores = predict(keep)
+    except (RuntimeError, MemoryError) as error:
+        if not (_is_out_of_memory(error) and geometry.is_exactly_tileable and middle < span.stop):
+            raise
+    else:
+        yield keep, scores
+        return
+    warnings.warn(
+        f"The memory was not enough for tiles of {' x '.join(str(part.stop - part.start) for part in keep)}: smaller "
+        "ones are used, with the same result. A smaller tile_size saves the attempt.",
+        UserWarning,
+        stacklevel=2,
+    )
+    for half in (slice(span.start, middle), slice(middle, span.stop)):
+        yield from _predict_in_parts((*keep[:axis], half, *keep[axis + 1 :]), predict, geometry)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _mean(tensors: Iterator[Tensor]) -> Tensor:
@@ -199,18 +234,8 @@ def _predict_window(pixels: Pixels, forward: Forward, *, keep: Window, geometry:
         last = n_whole if is_whole else min(window.stop + after, n_whole)
         reads.append(slice(first - margin, first - margin + geometry.input_size(last - first)))
         starts.append(window.start - first)
-    scores = forward(read_mirrored(pixels, tuple(reads)))
-    return _crop(scores, starts, [window.stop - window.start for window in keep])
-
-
-def _crop(scores: Tensor, starts: Sequence[int], size: Sequence[int]) -> Tensor:
-    return _cut(scores, [slice(start, start + n) for start, n in zip(starts, size, strict=True)])
-
-
-def _cut(tensor: Tensor, window: Sequence[slice]) -> Tensor:
-    """Return a window of the last axes, as a view."""
-    index: tuple[Any, ...] = (..., *window)
-    return tensor[index]
+    inside = (slice(start, start + span.stop - span.start) for start, span in zip(starts, keep, strict=True))
+    return forward(read_mirrored(pixels, tuple(reads)), tuple(inside))
 
 
 def _predict_blended(
@@ -232,14 +257,14 @@ def _predict_blended(
                 band = scores.new_zeros((*scores.shape[:2], height, *n_outputs[1:]))
                 weights = ramp.new_zeros((height, *n_outputs[1:]))
             window = (slice(0, height), *columns)
-            _cut(band, window).add_(scores * ramp)
-            _cut(weights, window).add_(ramp)
+            cut(band, window).add_(scores * ramp)
+            cut(weights, window).add_(ramp)
         assert band is not None
         n_done = height if following is None else following.start - row.start
         keep = (slice(row.start, min(row.start + n_done, pixels.size[0])), *(slice(0, n) for n in pixels.size[1:]))
         if keep[0].stop > keep[0].start:
-            done = _cut(band, [slice(0, n_done)] + [slice(None)] * len(others)) / weights[:n_done]
-            yield keep, _crop(done, [0] * len(keep), [span.stop - span.start for span in keep])
+            inside = [slice(0, span.stop - span.start) for span in keep]
+            yield keep, cut(band, inside) / cut(weights, inside)
         if following is not None:
             band, weights = _move_up(band, n_done, following, axis=2), _move_up(weights, n_done, following, axis=0)
 
@@ -250,8 +275,7 @@ def _predict_span(pixels: Pixels, forward: Forward, window: Window, geometry: Ge
     reads = [
         slice(span.start - margin, span.start - margin + geometry.input_size(span.stop - span.start)) for span in window
     ]
-    scores = forward(read_mirrored(pixels, tuple(reads)))
-    return _crop(scores, [0] * len(window), [span.stop - span.start for span in window])
+    return forward(read_mirrored(pixels, tuple(reads)), tuple(slice(0, span.stop - span.start) for span in window))
 
 
 def _move_up(band: Tensor, n_done: int, following: slice, *, axis: int) -> Tensor:
@@ -288,7 +312,7 @@ def assemble(tiles: Iterator[tuple[Window, Tensor]], size: Sequence[int]) -> Ten
     if all(part.stop - part.start == n for part, n in zip(window, size, strict=True)):
         return scores
     whole = scores.new_empty((*scores.shape[:2], *size))
-    _cut(whole, window).copy_(scores)
+    cut(whole, window).copy_(scores)
     for window, scores in tiles:
-        _cut(whole, window).copy_(scores)
+        cut(whole, window).copy_(scores)
     return whole

@@ -54,6 +54,7 @@ LAYERS = [
         "workers",
         "state_values",
         "mirroring",
+        "reach",
         "memory",
         "derived",
         "batch_records",

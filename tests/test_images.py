@@ -49,7 +49,8 @@ def test_results_come_in_the_container_of_the_images(kind, n_images):
     images = opened(container)
     results = Results(images, np.int16)
     for index, image in enumerate(images):
-        results.array_for(index, image.shape[1:])[:] = image[0] + 1
+        results.begin(index, image.shape[1:])
+        results.write(index, (slice(0, 4), slice(0, 5)), image[0] + 1)
     given_back = results.give_back()
     assert type(given_back) is type(container)
     assert len(given_back) == n_images

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -569,3 +569,33 @@ def test_numpy_integers_are_integers():
     network = make_network(depth=np.int64(1), filters=np.int32(2))
     assert network(make_images(1, 1, 5, 5)).shape == (1, 2, 5, 5)
     assert network.receptive_field == make_network(depth=1).receptive_field
+
+
+@given(
+    spatial_ndim=st.sampled_from([2, 2, 3]),
+    depth=st.integers(0, 3),
+    upsampling=st.sampled_from(["transposed", "nearest", "linear", "bicubic"]),
+    convolutions=st.integers(1, 3),
+    residual=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_window_of_the_logits_is_that_of_all_of_them(spatial_ndim, depth, upsampling, convolutions, residual, data):
+    torch.manual_seed(0)
+    assume(spatial_ndim == 2 or upsampling != "bicubic")
+    options = {"upsampling": upsampling, "convolutions": convolutions, "residual": residual}
+    network = UNet(1, 3, depth=min(depth, 5 - spatial_ndim), filters=2, spatial_ndim=spatial_ndim, **options).eval()
+    size = data.draw(st.tuples(*[st.integers(1, 60 if spatial_ndim == 2 else 20)] * spatial_ndim))
+    starts = [data.draw(st.integers(0, n - 1)) for n in size]
+    window = [slice(start, data.draw(st.integers(start + 1, n))) for start, n in zip(starts, size, strict=True)]
+    images = torch.randn(2, 1, *size)
+    with torch.inference_mode():
+        expected = network(images)[(..., *window)]
+        torch.testing.assert_close(network(images, window), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_of_unpadded_logits():
+    network = UNet(1, 2, depth=1, filters=2, padding="valid").eval()
+    images, window = torch.randn(1, 1, 32, 40), [slice(2, 5), slice(0, 7)]
+    with torch.no_grad():
+        assert torch.equal(network(images, window), network(images)[(..., *window)])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from skunet.network import UNet
 from skunet.pixels import TensorPixels
+from skunet.reach import cut
 from skunet.tiling import PlainGeometry, assemble, choose_tile_size, predict_tiles
 
 
@@ -71,10 +72,10 @@ class Identity:
     def output_size(self, input_size):
         return input_size
 
-    def __call__(self, tile):
+    def __call__(self, tile, window):
         self.n_runs += 1
         assert all(n % 4 == 0 for n in tile.shape[2:])
-        return tile
+        return cut(tile, window)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -92,9 +93,9 @@ def test_tiles_see_no_more_than_their_halo():
     identity = Identity()
     shapes = []
 
-    def forward(tile):
+    def forward(tile, window):
         shapes.append(tuple(tile.shape[2:]))
-        return tile
+        return cut(tile, window)
 
     list(predict_tiles(TensorPixels(torch.zeros(1, 1, 64, 64)), forward, tile_size=(16, 16), geometry=identity))
     assert max(shapes) == (24, 24)
@@ -105,7 +106,10 @@ def test_blending_is_constant_in_constant_out(n, tile):
     images = torch.full((1, 1, n, 9), 3.0)
     geometry = PlainGeometry(size_multiple=4)
     blended = assemble(
-        predict_tiles(TensorPixels(images), lambda x: x, tile_size=(tile, tile), geometry=geometry), images.shape[2:]
+        predict_tiles(
+            TensorPixels(images), lambda x, window: cut(x, window), tile_size=(tile, tile), geometry=geometry
+        ),
+        images.shape[2:],
     )
     torch.testing.assert_close(blended, images)
 
@@ -114,7 +118,9 @@ def test_blending_gives_the_whole_for_a_pointwise_network():
     images = torch.randn(2, 1, 50, 33)
     geometry = PlainGeometry(size_multiple=4)
     blended = assemble(
-        predict_tiles(TensorPixels(images), lambda x: 2 * x + 1, tile_size=(16, 16), geometry=geometry),
+        predict_tiles(
+            TensorPixels(images), lambda x, window: cut(2 * x + 1, window), tile_size=(16, 16), geometry=geometry
+        ),
         images.shape[2:],
     )
     torch.testing.assert_close(blended, 2 * images + 1)
@@ -134,3 +140,46 @@ def test_blending_gives_the_whole_for_a_pointwise_network():
 )
 def test_tile_sizes(tile_size, size, expected):
     assert choose_tile_size(tile_size, size, size_multiple=16) == expected
+
+
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("tile_size", [None, (32, 48)])
+def test_where_memory_is_not_enough_tiles_are_halved(error, tile_size):
+    torch.manual_seed(0)
+    network = UNet(1, 2, depth=2, filters=2).eval()
+    images = torch.randn(1, 1, 70, 90)
+
+    def forward(tile, window):
+        if tile.shape[2] * tile.shape[3] > 3500:
+            raise error
+        return network(tile, window)
+
+    tiles = predict_tiles(TensorPixels(images), forward, tile_size=tile_size, geometry=network)
+    with torch.inference_mode():
+        with pytest.warns(UserWarning, match="memory was not enough for tiles of"):
+            tiled = assemble(tiles, (70, 90))
+        torch.testing.assert_close(tiled, network(images), atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_halved_and_other_errors_are_raised():
+    network, images = UNet(1, 2, depth=2, filters=2).eval(), TensorPixels(torch.randn(1, 1, 16, 16))
+
+    def fail(error):
+        def forward(*_):
+            raise error
+
+        return forward
+
+    with pytest.warns(UserWarning, match="memory"), pytest.raises(MemoryError):
+        list(predict_tiles(images, fail(MemoryError()), tile_size=None, geometry=network))
+    with pytest.raises(RuntimeError, match="something else"):
+        list(predict_tiles(images, fail(RuntimeError("something else")), tile_size=None, geometry=network))
+    with pytest.raises(MemoryError):
+        list(predict_tiles(images, fail(MemoryError()), tile_size=None, geometry=PlainGeometry(4)))

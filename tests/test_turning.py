@@ -5,6 +5,7 @@ from conftest import make_segmenter
 
 from skunet.network import UNet
 from skunet.pixels import TensorPixels, read_mirrored
+from skunet.reach import cut
 from skunet.tiling import PlainGeometry, assemble, predict_tiles
 from skunet.turning import TURNS, Turn, TurnedPixels, choose_turns
 
@@ -83,7 +84,9 @@ def test_a_turned_image_gives_the_turned_prediction():
 def test_blended_tiles_are_turned_too():
     images = torch.randn(1, 1, 50, 33)
     turns, geometry = choose_turns(["turn_90", "flip_vertical"], spatial_ndim=2), PlainGeometry(size_multiple=4)
-    tiles = predict_tiles(TensorPixels(images), lambda x: 2 * x, tile_size=(16, 12), geometry=geometry, turns=turns)
+    tiles = predict_tiles(
+        TensorPixels(images), lambda x, window: cut(2 * x, window), tile_size=(16, 12), geometry=geometry, turns=turns
+    )
     torch.testing.assert_close(assemble(tiles, (50, 33)), 2 * images)
 
 
