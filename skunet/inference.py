@@ -121,7 +121,8 @@ class Inference:
 
     def _for_prediction(self, device_type: str) -> nn.Module:
         """Return the network as it predicts best here; without gradients."""
-        module = without_copies(self.module) if device_type == "cpu" else self.module
+        dtype = getattr(torch, self.precision)
+        module = without_copies(self.module, dtype) if device_type == "cpu" else self.module
         # Two classes are seldom as probable as each other within what rounding changes, several more often.
         return with_exact_start(module) if self.precision != "float32" and self.n_classes > 2 else module
 

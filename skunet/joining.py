@@ -17,7 +17,7 @@ __all__ = ["without_copies"]
 N_FUSED = 3
 
 
-def without_copies(module: nn.Module) -> nn.Module:
+def without_copies(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a network that joins skip connections without copying them, for prediction on the CPU.
 
     The first convolution of a decoder's block takes the encoder's features and those of the coarser level side by
@@ -28,18 +28,20 @@ def without_copies(module: nn.Module) -> nn.Module:
     ----------
     module : torch.nn.Module
         With folded norms, in evaluation mode; left as it is. What is returned shares its other weights.
+    dtype : torch.dtype
+        In which convolutions compute.
 
     Returns
     -------
     torch.nn.Module
-        With the logits of `module` but for rounding; `module` itself where this torch cannot do it, or where it is
-        no 2-D `UNet` of padded convolutions and ReLUs.
+        With the logits of `module` but for rounding; `module` itself where torch cannot do it on this processor, or
+        where it is no 2-D `UNet` of padded convolutions and ReLUs.
 
     References
     ----------
     Intel, oneDNN developer guide, primitive attributes: post-ops (sum and eltwise).
     """
-    if not isinstance(module, UNet) or not any(_can_join(block) for block in module.decoder) or not _has_kernel():
+    if not isinstance(module, UNet) or not any(_can_join(block) for block in module.decoder) or not _has_kernel(dtype):
         return module
     return cast(nn.Module, kept_for(module, "joined", lambda: _replace_blocks(module)))
 
@@ -87,16 +89,16 @@ def _add_convolution(total: Tensor, features: Tensor, weight: Tensor) -> None:
 
 
 @cache
-def _has_kernel() -> bool:
-    """Return whether this torch can add a convolution to what is there; try it, as torch promises nothing of it."""
+def _has_kernel(dtype: torch.dtype) -> bool:
+    """Return whether a convolution can be added to what is there; try it, as torch promises nothing of it."""
     with torch.inference_mode():
-        total, features, weight = torch.full((1, 2, 4, 4), -8.0), torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3)
         total, features, weight = (
-            tensor.contiguous(memory_format=torch.channels_last) for tensor in (total, features, weight)
+            tensor.to(dtype=dtype, memory_format=torch.channels_last)
+            for tensor in (torch.full((1, 2, 4, 4), -8.0), torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3))
         )
-        expected = (total + functional.conv2d(features, weight, padding=1)).relu()
         try:
+            expected = (total + functional.conv2d(features, weight, padding=1)).relu()
             _add_convolution(total, features, weight)
         except (AttributeError, RuntimeError, TypeError):
             return False
-    return torch.allclose(total, expected)
+    return torch.equal(total, expected)  # whole numbers below 2**8, which every dtype holds

@@ -12,7 +12,7 @@ from skunet.network import UNet
 
 @pytest.fixture(autouse=True)
 def has_kernel():
-    if not joining._has_kernel():
+    if not all(joining._has_kernel(dtype) for dtype in (torch.float32, torch.bfloat16)):
         pytest.skip("this torch has no convolution that adds to its result")
 
 
@@ -29,7 +29,7 @@ def folded(**parameters):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_of_convolutions_are_convolutions_of_both(parameters, dtype):
     network = folded(**parameters)
-    joined = without_copies(network)
+    joined = without_copies(network, dtype)
     assert not any(isinstance(block, type(network.decoder[0])) for block in joined.decoder)
     images = torch.randn(2, 2, 40, 53).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -52,15 +52,15 @@ def test_sums_of_convolutions_are_convolutions_of_both(parameters, dtype):
 )
 def test_other_networks_are_left_alone(parameters):
     network = folded(**parameters)
-    assert without_copies(network) is network
+    assert without_copies(network, torch.float32) is network
 
 
 def test_modules_of_others_and_torch_without_the_kernel_are_left_alone(monkeypatch):
     other = nn.Conv2d(1, 2, 1)
-    assert without_copies(other) is other
-    monkeypatch.setattr(joining, "_has_kernel", lambda: False)
+    assert without_copies(other, torch.float32) is other
+    monkeypatch.setattr(joining, "_has_kernel", lambda dtype: False)
     network = folded()
-    assert without_copies(network) is network
+    assert without_copies(network, torch.float32) is network
 
 
 @pytest.mark.parametrize("failure", [AttributeError, RuntimeError])
@@ -69,9 +69,9 @@ def test_the_kernel_is_tried_once_and_may_fail(monkeypatch, failure):
         raise failure
 
     monkeypatch.setattr(joining, "_add_convolution", fail)
-    assert joining._has_kernel.__wrapped__() is False
+    assert joining._has_kernel.__wrapped__(torch.float32) is False
     monkeypatch.setattr(joining, "_add_convolution", lambda *_: None)  # does nothing, and so something else
-    assert joining._has_kernel.__wrapped__() is False
+    assert joining._has_kernel.__wrapped__(torch.float32) is False
 
 
 def test_predictions_are_joined_and_those_of_the_network_itself(cells):
@@ -82,3 +82,10 @@ def test_predictions_are_joined_and_those_of_the_network_itself(cells):
     with torch.no_grad():
         expected = segmenter.module_.eval()(torch.from_numpy(scaled).float()).softmax(1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_every_precision_predicts_on_every_processor(cells):
+    X, y = cells
+    for precision in ("float32", "bfloat16", "float16"):
+        segmenter = make_segmenter(precision=precision).fit(X, y)
+        assert segmenter.predict(X).shape == X.shape
