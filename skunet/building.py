@@ -53,6 +53,8 @@ class NetworkBuilding(ImageBatching):
             return accepted(self.module, self._module_arguments()) | given
         if prefix == "criterion":
             return criterion_arguments(self.criterion, self._class_weights()) | given
+        if prefix == "compile":
+            return {"dynamic": False} | given  # patches are of one size; graphs for any size are slower, and may fail
         return given
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> Any:

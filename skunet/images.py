@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skunet.containers import Container, object_array, pick_items
 
-__all__ = ["Images", "Results", "as_tensor", "check_pixels", "open_images", "subset"]
+__all__ = ["Images", "Results", "as_tensor", "check_out", "check_pixels", "open_images", "subset"]
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,10 @@ class Results:
             shape = (len(images), *self.leading, *images.user_size(0, images.stack_size()))
             if out is None:
                 self.arrays = np.empty(shape, dtype=dtype)
-            _check_out(self.arrays, shape, "out")
+            _check_shape(self.arrays, shape, "out")
         elif out is not None and (not isinstance(out, list | tuple | np.ndarray) or len(out) != len(images)):
-            raise ValueError(f"out must be a list of {len(images)} arrays, one per image; got {type(out).__name__}.")
+            got = f"{len(out)} in a {type(out).__name__}" if isinstance(out, list | tuple) else type(out).__name__
+            raise ValueError(f"out must be a list of {len(images)} arrays, one per image; got {got}.")
 
     def begin(self, index: int, size: tuple[int, ...]) -> None:
         """Make, or check, the array of an image of so many pixels per axis; images come in their order."""
@@ -185,7 +186,7 @@ class Results:
         shape = (*self.leading, *size)
         if self.out is None:
             self.arrays.append(np.empty(shape, dtype=self.dtype))
-        _check_out(self.arrays[index], shape, f"out[{index}]")
+        _check_shape(self.arrays[index], shape, f"out[{index}]")
 
     def write(self, index: int, window: tuple[slice, ...], values: np.ndarray) -> None:
         """Write what an image has in a window of its last axes."""
@@ -206,10 +207,44 @@ class Results:
         return self.arrays
 
 
-def _check_out(array: Any, shape: tuple[int, ...], name: str) -> None:
-    if tuple(getattr(array, "shape", ())) != shape:
-        found = getattr(array, "shape", type(array).__name__)
-        raise ValueError(f"{name} must have the shape of the result, {shape}; got {found}. Make it with that shape.")
+def _check_shape(array: Any, shape: tuple[int, ...], name: str) -> None:
+    found = getattr(array, "shape", None)
+    if found is None or tuple(found) != shape:
+        got = f"shape {tuple(found)}" if found is not None else type(array).__name__
+        raise ValueError(f"{name} must be an array of the shape of the result, {shape}; got {got}.")
+
+
+def check_out(out: Any, X: Any, values: Any) -> None:
+    """Raise ValueError if arrays to write into cannot be written, cannot hold values, or overlap.
+
+    Parameters
+    ----------
+    out : array-like, list of array-like, or None
+    X : see `UNetSegmenter.predict`
+        Which must not be overwritten while it is read.
+    values : array-like
+        Some that will be written.
+    """
+    arrays = [] if out is None else list(out) if isinstance(out, list | tuple) else [out]
+    inputs = list(X) if isinstance(X, list | tuple) else [X]
+    for index, array in enumerate(arrays):
+        if not hasattr(array, "__setitem__") or not getattr(getattr(array, "flags", None), "writeable", True):
+            raise ValueError(f"out must be something that can be written; got a read-only {type(array).__name__}.")
+        if not _can_hold(getattr(array, "dtype", None), np.asarray(values)):
+            raise ValueError(f"out must hold values such as {np.asarray(values).tolist()}; got dtype {array.dtype}.")
+        others = [other for other in (*inputs, *arrays[:index]) if isinstance(other, np.ndarray)]
+        if isinstance(array, np.ndarray) and any(np.may_share_memory(array, other) for other in others):
+            raise ValueError("out must be memory of its own; got X itself, or one array twice. Pass other arrays.")
+
+
+def _can_hold(dtype: Any, values: np.ndarray) -> bool:
+    if dtype is None or np.can_cast(values.dtype, dtype):
+        return True
+    try:
+        with np.errstate(invalid="ignore"):
+            return np.array_equal(values.astype(dtype), values)
+    except (TypeError, ValueError):
+        return False
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

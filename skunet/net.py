@@ -21,8 +21,9 @@ from skunet.components import uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
 from skunet.hardware import exact_float32, resolve_precision
+from skunet.hyperparameters import check_hyperparameters
 from skunet.image_dataset import ImageDataset
-from skunet.images import Results
+from skunet.images import Results, check_out
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
 from skunet.patches import unpack_inputs
@@ -48,16 +49,8 @@ def _to_array(scores: Tensor) -> np.ndarray:
     return array
 
 
-def _check_dtype(out: Any, values: Any) -> None:
-    """Raise ValueError if an array to write into, or a list of them, cannot hold values."""
-    for array in out if isinstance(out, list | tuple) else [out]:
-        dtype = getattr(array, "dtype", None)
-        if dtype is None or np.can_cast(np.asarray(values).dtype, dtype):
-            continue
-        with np.errstate(invalid="ignore"):
-            is_held = np.array_equal(np.asarray(values).astype(dtype), values)
-        if not is_held:
-            raise ValueError(f"out must hold values such as {np.asarray(values).tolist()}; got dtype {dtype}.")
+# What may be set on a fitted segmenter and acts at the next prediction.
+OF_PREDICTION = ("tile_size", "tta", "engine", "precision")
 
 
 class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
@@ -257,6 +250,7 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
 
     def _check_ready(self) -> None:
         self.check_is_fitted()
+        check_hyperparameters({name: getattr(self, name) for name in OF_PREDICTION})
         if not hasattr(self, "scaling_constants_"):
             raise NotInitializedError(
                 f"This {type(self).__name__} instance is not fitted yet: it has weights, but knows neither labels nor "
@@ -272,12 +266,12 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
     def _predict_labels(self, X: Any, out: Any) -> Any:
         is_monotonous = self.predict_nonlinearity in ("auto", None) and not self._turns()
         activate = _as_they_are if is_monotonous else self._get_predict_nonlinearity()
-        _check_dtype(out, self.classes_)
+        check_out(out, X, self.classes_)
         return self._predict_images(X, self.classes_.dtype, None, out=out, activate=activate, finish=self._to_labels)
 
     def _predict_probabilities(self, X: Any, out: Any) -> Any:
         nonlinearity, n_classes = self._get_predict_nonlinearity(), len(self.classes_)
-        _check_dtype(out, np.float32(0.5))
+        check_out(out, X, np.float32(0.5))
         return self._predict_images(X, np.float32, n_classes, out=out, activate=nonlinearity, finish=_to_array)
 
     def _turns(self) -> list[Turn]:

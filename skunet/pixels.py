@@ -81,6 +81,14 @@ class ArrayPixels:
         """Number of channels."""
         return 1 if self.channel_axis is None else int(self.array.shape[self.channel_axis])
 
+    def takes_windows(self) -> bool:
+        """Return whether slices are read; a stack may take whole numbers alone."""
+        try:
+            shape = self._block(tuple(slice(0, 1) for _ in self.size)).shape
+        except (TypeError, IndexError, ValueError, KeyError):
+            return False
+        return shape[1:] == (1,) * len(self.size)
+
     def read(self, window: Window) -> Tensor:
         """Return pixels that are finite numbers, in a dtype that torch knows.
 
@@ -89,16 +97,19 @@ class ArrayPixels:
         ValueError
             If a pixel is NaN or infinite.
         """
+        block = self._block(window)
+        check_pixels(block, self.name)
+        return as_tensor(block[None])
+
+    def _block(self, window: Window) -> np.ndarray:
+        """Return the pixels (C, *window)."""
         index: tuple[Any, ...] = window
         if self.channel_axis is not None:
             index = (slice(None), *window) if self.channel_axis == 0 else (*window, slice(None))
         block = np.asarray(self.array[index if self.first is None else (self.first, *index)])
         if self.channel_axis is None:
-            block = block[None]
-        elif self.channel_axis == -1:
-            block = np.moveaxis(block, -1, 0)
-        check_pixels(block, self.name)
-        return as_tensor(block[None])
+            return block[None]
+        return np.moveaxis(block, self.channel_axis, 0)
 
 
 def open_pixels(images: Images, index: int) -> ArrayPixels:
@@ -111,11 +122,14 @@ def open_pixels(images: Images, index: int) -> ArrayPixels:
     """
     container, name = images.container, f"image {index}"
     channel_axis = -1 if images.has_channel_axis else None
+    lazy = None
     if container.kind == "stack" and _is_lazy(container.items):
-        return ArrayPixels(container.items, images.stack_size(), index, channel_axis, name)
+        lazy = ArrayPixels(container.items, images.stack_size(), index, channel_axis, name)
     item: Any = container.items[index] if container.kind in ("list", "object_array") else None
     if _is_lazy(item) and len(item.shape) == images.spatial_ndim + images.has_channel_axis:
-        return ArrayPixels(item, tuple(item.shape[: images.spatial_ndim]), None, channel_axis, name)
+        lazy = ArrayPixels(item, tuple(item.shape[: images.spatial_ndim]), None, channel_axis, name)
+    if lazy is not None and lazy.takes_windows():
+        return lazy
     image = images[index]
     check_pixels(image, name)
     return ArrayPixels(image, image.shape[1:], None, 0, name)

@@ -48,14 +48,16 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
         up to a multiple of `2**depth`. None takes each image whole.
     tta : bool or list of str, default=False
-        Test-time augmentation: average predictions over all flips and right-angle turns (the last two axes of volumes
-        turn, depth flips), or over those named and none: see `skunet.turning.TURNS`.
+        Test-time augmentation: average predictions over all flips and right-angle turns, or over the image and
+        those named: "flip_vertical", "flip_horizontal", "turn_90", "turn_180", "turn_270", "transpose",
+        "antitranspose", for volumes "flip_depth" too.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
         What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
         compile the network; ONNX Runtime is always float32.
     memory_limit : float or None, default=None
         Bytes that a training step may take, beside data and libraries: patches are cropped (where `patch_size` is
-        None) and batches made smaller until an estimate, measured on small patches, keeps within it.
+        None) and batches made smaller until an estimate, measured on small patches, keeps within it. Validation on
+        whole images comes on top.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet

@@ -113,6 +113,8 @@ def choose_tile_size(
             return None
         tile_size = AUTO_TILE[len(size)]
     sides = [int(tile_size)] * len(size) if isinstance(tile_size, int | Integral) else list(tile_size)
+    if len(sides) != len(size):
+        raise ValueError(f"tile_size must be a number of pixels, or one per axis, {len(size)} here; got {tile_size}.")
     chosen = tuple(_round_up(side, size_multiple) for side in sides)
     return None if all(side >= n for side, n in zip(chosen, size, strict=True)) else chosen
 

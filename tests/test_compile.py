@@ -46,3 +46,14 @@ def test_all_batches_are_taken_where_the_user_says_so(cells, graphs):
     X, y = cells
     segmenter = make_segmenter(compile=True, compile__backend=graphs[1], iterator_train__drop_last=False).fit(X, y)
     assert segmenter.history[-1, "train_batch_count"] == 3
+
+
+def test_graphs_are_for_one_size_and_saving_needs_none(cells, graphs, tmp_path):
+    X, y = cells
+    compiled, backend = graphs
+    segmenter = make_segmenter(compile=True, compile__backend=backend).fit(X, y)
+    assert segmenter.get_params_for("compile") == {"dynamic": False, "backend": backend}
+    segmenter.save(tmp_path / "file")
+    assert len(compiled) == 1
+    make_segmenter(compile=True, compile__backend=backend).fit(X[:, :24, :24], y[:, :24, :24])
+    assert len(compiled) == 2

@@ -99,14 +99,48 @@ def test_memory_maps_and_lists_are_written_into(cells, tmp_path):
 def test_what_cannot_take_the_result_is_refused_before_slow_work(cells):
     X, y = cells
     segmenter = make_segmenter().fit(X, np.where(y > 0, 255, 0))
-    with pytest.raises(ValueError, match=r"out must have the shape of the result, \(8, .*\); got \(1, "):
+    with pytest.raises(ValueError, match=r"shape of the result, \(8, 32, 32\); got shape \(1, "):
         segmenter.predict(X[:8], out=np.zeros((1, 2, 3), np.uint8))
     with pytest.raises(ValueError, match=r"out must hold values such as \[0, 255\]; got dtype int8"):
         segmenter.predict(X, out=np.zeros(X.shape, np.int8))
     with pytest.raises(ValueError, match=r"such as 0\.5; got dtype uint8"):
         segmenter.predict_proba(X, out=np.zeros((len(X), 2, *X.shape[1:]), np.uint8))
-    with pytest.raises(ValueError, match="out must be a list of 2 arrays, one per image"):
-        segmenter.predict(list(X[:2]), out=np.zeros(3))
+    with pytest.raises(ValueError, match="out must be a list of 2 arrays, one per image; got 1 in a list"):
+        segmenter.predict(list(X[:2]), out=[np.zeros((32, 32))])
+    with pytest.raises(ValueError, match="out must be an array of the shape of the result"):
+        segmenter.predict(X, out=list(np.zeros(X.shape)))
+    read_only = np.zeros(X.shape, np.uint8)
+    read_only.flags.writeable = False
+    for array in (read_only, "labels"):
+        with pytest.raises(ValueError, match="out must be something that can be written; got a read-only"):
+            segmenter.predict(X, out=array)
+    named = make_segmenter().fit(X, np.where(y > 0, "cell", "other"))
+    with pytest.raises(ValueError, match=r"out must hold values such as \['cell', 'other'\]; got dtype uint8"):
+        named.predict(X, out=np.zeros(X.shape, np.uint8))
+
+
+def test_images_are_not_overwritten_while_they_are_read(cells):
+    X, y = cells
+    segmenter, large = make_segmenter().fit(X, y), X.astype(np.int64)
+    shared = np.zeros(X[0].shape, np.uint8)
+    for images, out in [(large, large), (list(large), list(large)), (list(X[:2]), [shared, shared])]:
+        with pytest.raises(ValueError, match="out must be memory of its own"):
+            segmenter.predict(images, out=out)
+
+
+class OneByOne(Lazy):
+    """A stack that takes whole numbers alone."""
+
+    def __getitem__(self, index):
+        if isinstance(index, tuple):
+            raise TypeError("only whole numbers")
+        return self.array[index]
+
+
+def test_lazy_stacks_that_take_no_slices_are_read_image_by_image(cells):
+    X, y = cells
+    segmenter = make_segmenter(tile_size=8).fit(OneByOne(X), OneByOne(y))
+    np.testing.assert_array_equal(segmenter.predict(OneByOne(X)), segmenter.predict(X))
 
 
 def test_ctrl_c_leaves_the_finished_tiles(cells, monkeypatch):

@@ -696,3 +696,14 @@ def test_volumes_in_lists_warn_too():
     X = [np.zeros((8, 8, 1), np.uint8)] * 2
     with pytest.warns(UserWarning, match="volumes of width 1"):
         make_segmenter(max_epochs=0).fit(X, [np.arange(64).reshape(8, 8, 1) % 2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tile_size", 0), ("tile_size", "x"), ("tta", None), ("engine", "foo"), ("precision", "float64")],
+)
+def test_what_acts_at_prediction_is_checked_there(cells, name, value):
+    X, y = cells
+    segmenter = make_segmenter().fit(X, y).set_params(**{name: value})
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        segmenter.predict(X)

@@ -142,6 +142,11 @@ def test_tile_sizes(tile_size, size, expected):
     assert choose_tile_size(tile_size, size, size_multiple=16) == expected
 
 
+def test_a_tile_has_the_axes_of_the_image():
+    with pytest.raises(ValueError, match=r"one per axis, 2 here; got \(1, 2, 3\)"):
+        choose_tile_size((1, 2, 3), (300, 300), size_multiple=16)
+
+
 ERRORS = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory."),
