@@ -1,5 +1,6 @@
 """Rows of the history that do not wait for the device which still computes what they hold."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +32,17 @@ class BatchRecord(dict[str, Any]):
         if key not in self:
             return default
         return self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())  # its own, so that `dict(record)` asks for each value
+
+    def values(self) -> Any:
+        """Return the values."""
+        return [self[key] for key in self.keys()]
+
+    def items(self) -> Any:
+        """Return pairs of names and values."""
+        return [(key, self[key]) for key in self.keys()]
 
 
 def settle(rows: list[Any], *, start: int) -> None:

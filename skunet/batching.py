@@ -191,6 +191,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             lambda size: self._loss_of_blanks(module, size),
             size=(2 * multiple,) * len(patch_size),
             weights=sum(weight.nbytes for weight in module.parameters()),
+            input_size=self._geometry().input_size,
         )
         fitting = fit_step(
             memory,

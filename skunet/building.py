@@ -58,15 +58,18 @@ class NetworkBuilding(ImageBatching):
         return given
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> Any:
-        """Return the arguments of the optimizer, which takes its step over all weights in one pass where it can."""
+        """Return the arguments of the optimizer, which takes its step over all weights at once where it can.
+
+        Not `fused`: those kernels go wrong where a weight and its state differ in layout, and change weights unnoticed.
+        """
         named_parameters = list(named_parameters)
         groups, arguments = super().get_params_for_optimizer(prefix, named_parameters)
         is_chosen = {"fused", "foreach", "capturable", "differentiable"} & set(arguments)
-        can_fuse = all(
+        can_step_at_once = all(
             weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for _, weight in named_parameters
         )
-        fused = accepted(self.optimizer, {"fused": True}) if can_fuse and not is_chosen else {}
-        return groups, fused | arguments
+        at_once = accepted(self.optimizer, {"foreach": True}) if can_step_at_once and not is_chosen else {}
+        return groups, at_once | arguments
 
     def _module_arguments(self) -> dict[str, Any]:
         classes = getattr(self, "classes_", self.classes)

@@ -28,9 +28,9 @@ def with_exact_start(module: nn.Module) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        `module` itself if it is no `UNet`.
+        `module` itself if it is no `UNet`, or of a subclass.
     """
-    if not isinstance(module, UNet):
+    if type(module) is not UNet:
         return module
     return cast(nn.Module, kept_for(module, "exact start", lambda: _replace_blocks(module)))
 

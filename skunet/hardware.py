@@ -57,7 +57,9 @@ def _operations() -> list[Any]:
 
 
 def _read_rounding() -> Rounding:
+    for_all: Any = torch.backends.fp32_precision  # type: ignore[attr-defined]  # which operations without their own follow
     by_operation = [operation.fp32_precision for operation in _operations()]
+    by_operation = ["none" if value == for_all else value for value in by_operation]
     try:
         return (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()), by_operation
     except RuntimeError:  # the user has set single operations, which the older settings cannot express

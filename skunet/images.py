@@ -225,7 +225,8 @@ def check_out(out: Any, X: Any, values: Any) -> None:
     values : array-like
         Some that will be written.
     """
-    arrays = [] if out is None else list(out) if isinstance(out, list | tuple) else [out]
+    is_list = isinstance(out, list | tuple) or (isinstance(out, np.ndarray) and out.dtype.kind == "O")
+    arrays = [] if out is None else list(out) if is_list else [out]
     inputs = list(X) if isinstance(X, list | tuple) else [X]
     for index, array in enumerate(arrays):
         if not hasattr(array, "__setitem__") or not getattr(getattr(array, "flags", None), "writeable", True):
@@ -233,14 +234,14 @@ def check_out(out: Any, X: Any, values: Any) -> None:
         if not _can_hold(getattr(array, "dtype", None), np.asarray(values)):
             raise ValueError(f"out must hold values such as {np.asarray(values).tolist()}; got dtype {array.dtype}.")
         others = [other for other in (*inputs, *arrays[:index]) if isinstance(other, np.ndarray)]
-        if isinstance(array, np.ndarray) and any(np.may_share_memory(array, other) for other in others):
+        if isinstance(array, np.ndarray) and any(np.shares_memory(array, other) for other in others):
             raise ValueError("out must be memory of its own; got X itself, or one array twice. Pass other arrays.")
 
 
 def _can_hold(dtype: Any, values: np.ndarray) -> bool:
-    if dtype is None or np.can_cast(values.dtype, dtype):
-        return True
     try:
+        if dtype is None or np.can_cast(values.dtype, dtype):
+            return True
         with np.errstate(invalid="ignore"):
             return np.array_equal(values.astype(dtype), values)
     except (TypeError, ValueError):

@@ -114,7 +114,7 @@ class Inference:
         module = self.module if torch.is_grad_enabled() or self.module.training else self._for_prediction(device_type)
         images = images.contiguous(memory_format=channels_last(images.ndim - 2))
         with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
-            if getattr(type(module), "forward", None) is UNet.forward and not module.training:
+            if type(module) is UNet and not module.training:
                 return check_logits(module(images, window, **fit_params), self.n_classes)
             logits = module(images, **fit_params)
         return cut(self._checked(logits, images), window)

@@ -41,7 +41,7 @@ def without_copies(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     ----------
     Intel, oneDNN developer guide, primitive attributes: post-ops (sum and eltwise).
     """
-    if not isinstance(module, UNet) or not any(_can_join(block) for block in module.decoder) or not _has_kernel(dtype):
+    if type(module) is not UNet or not any(_can_join(block) for block in module.decoder) or not _has_kernel(dtype):
         return module
     return cast(nn.Module, kept_for(module, "joined", lambda: _replace_blocks(module)))
 
@@ -66,11 +66,14 @@ class _JoinedBlock(nn.Module):
 
 
 def _can_join(block: nn.Module) -> bool:
-    if not isinstance(block, ConvolutionBlock) or block.shortcut is not None:
+    if type(block) is not ConvolutionBlock or block.shortcut is not None:
         return False
     first, *others = list(cast(nn.Sequential, block.convolutions))[:N_FUSED]
     kinds = [type(layer) for layer in others]
-    return isinstance(first, nn.Conv2d) and first.padding == (1, 1) and kinds == [nn.Identity, nn.ReLU]
+    if type(first) is not nn.Conv2d or kinds != [nn.Identity, nn.ReLU]:
+        return False
+    settings = (first.padding, first.stride, first.dilation, first.groups, first.padding_mode)
+    return settings == ((1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _replace_blocks(module: UNet) -> UNet:

@@ -27,11 +27,14 @@ class StepMemory:
     constant : float
         Weights, their gradients and what the optimizer keeps of them.
     per_pixel : float
-        For each pixel of a batch.
+        For each pixel of a batch that the network takes.
+    input_size : callable
+        Returns the pixels that the network takes along an axis, for those of a patch.
     """
 
     constant: float
     per_pixel: float
+    input_size: Callable[[int], int] = int
 
     def bytes_for(self, batch_size: int, patch_size: Sequence[int]) -> float:
         """Return the bytes for a batch.
@@ -41,10 +44,16 @@ class StepMemory:
         >>> StepMemory(constant=500, per_pixel=2).bytes_for(3, (10, 10))
         1100
         """
-        return self.constant + self.per_pixel * batch_size * math.prod(patch_size)
+        return self.constant + self.per_pixel * batch_size * math.prod(map(self.input_size, patch_size))
 
 
-def measure_step(run: Callable[[tuple[int, ...]], Tensor], *, size: tuple[int, ...], weights: int) -> StepMemory:
+def measure_step(
+    run: Callable[[tuple[int, ...]], Tensor],
+    *,
+    size: tuple[int, ...],
+    weights: int,
+    input_size: Callable[[int], int] = int,
+) -> StepMemory:
     """Measure on small patches what the forward pass keeps for the backward pass.
 
     Parameters
@@ -55,13 +64,16 @@ def measure_step(run: Callable[[tuple[int, ...]], Tensor], *, size: tuple[int, .
         The smaller of two sizes that are tried.
     weights : int
         Bytes of the network's weights.
+    input_size : callable
+        See `StepMemory`.
     """
     sizes = (size, tuple(2 * n for n in size))
-    kept, pixels = [_kept_bytes(run, tried) for tried in sizes], [2 * math.prod(tried) for tried in sizes]
+    kept = [_kept_bytes(run, tried) for tried in sizes]
+    pixels = [2 * math.prod(map(input_size, tried)) for tried in sizes]
     # What does not grow with the patch, such as weights in half precision, is kept once.
     per_pixel = (kept[1] - kept[0]) / (pixels[1] - pixels[0])
     constant = kept[0] - per_pixel * pixels[0]
-    return StepMemory(4 * weights + max(constant, 0.0), PEAK * per_pixel)
+    return StepMemory(4 * weights + max(constant, 0.0), PEAK * per_pixel, input_size)
 
 
 def _kept_bytes(run: Callable[[tuple[int, ...]], Tensor], size: tuple[int, ...]) -> int:

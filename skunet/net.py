@@ -174,12 +174,14 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         return {"loss": loss, "y_pred": logits}
 
     def _step_optimizer(self, step_fn: Any) -> None:
-        if not self.scaler_.is_enabled():
+        if self.scaler_.is_enabled():
+            step_fn()  # float16 gradients are scaled up: the scaler steps, or skips where they overflowed
+            self.scaler_.step(self.optimizer_)
+            self.scaler_.update()
+        else:
             super()._step_optimizer(step_fn)
-            return
-        step_fn()  # float16 gradients are scaled up: the scaler steps, or skips where they overflowed
-        self.scaler_.step(self.optimizer_)
-        self.scaler_.update()
+        # Fused optimizers change weights unnoticed, and what is kept for predictions would go on.
+        torch.autograd.graph.increment_version(self.module_.parameters())
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
         """Return the loss of logits against a batch of labels."""
@@ -195,7 +197,7 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         labels = torch.as_tensor(self.codec_.to_tensor(np.full((2, *size), self.classes_[0])))
         with seeded_torch(self.seed_, device=self.device_):
             logits = replace(self._inference(), module=module).patches(patches)
-        return self.get_loss(logits.contiguous(), labels, training=True)
+        return self.get_loss(logits.contiguous(), labels, X={"patches": patches}, training=True)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came."""
@@ -288,7 +290,8 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         finish: Callable[[Tensor], np.ndarray],
     ) -> Any:
         """Predict one image at a time, and write each tile, activated and finished, into the results."""
-        if "forward_iter" in vars(self):  # a scoring callback has put the logits of this epoch in its place
+        # A scoring callback may have put the logits of this epoch in the place of the method.
+        if out is None and "forward_iter" in vars(self):
             return np.concatenate([finish(activate(logits)) for logits in self.forward_iter(X, device="cpu")])
         images = self._open_images(X)
         results = Results(images, dtype, n_leading, out=out)

@@ -124,13 +124,15 @@ class UNet(nn.Module):
     def forward(self, images: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Map float images (N, C, *S) to logits (N, K, *S), in "valid" networks (N, K, *(S - 2 margin)).
 
-        With a window of these pixels, return the logits (N, K, *window); the decoder then computes little more.
+        With a window of these pixels, return the logits (N, K, *window); the decoder then computes little more, unless
+        that would change the statistics of its norms.
         """
-        if window is None:
-            window = [slice(0, self.output_size(side)) for side in images.shape[2:]]
-        if self.padding == "same":
-            return self.levels(self._complete(images), window)
-        return cut(self.levels(images), window)
+        sides = [self.output_size(side) for side in images.shape[2:]]
+        features = images if self.padding == "valid" else self._complete(images)
+        can_crop = self.padding == "same" and self.is_exactly_tileable and not self.training
+        if window is not None and can_crop:
+            return self.levels(features, window)
+        return cut(self.levels(features), [slice(0, side) for side in sides] if window is None else window)
 
     def levels(self, features: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal.

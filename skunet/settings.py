@@ -42,8 +42,8 @@ class SharedSetting:
         with self.lock:
             if self.n_users == 0:
                 self.before = self.read()
-            self.n_users += 1
             self.write(change(self.before))
+            self.n_users += 1
         try:
             yield
         finally:

@@ -184,7 +184,8 @@ def _predict_in_parts(
     try:
         scores = predict(keep)
     except (RuntimeError, MemoryError) as error:
-        if not (_is_out_of_memory(error) and geometry.is_exactly_tileable and middle < span.stop):
+        can_split = geometry.is_exactly_tileable and middle < span.stop and not torch.is_grad_enabled()
+        if not (can_split and _is_out_of_memory(error)):
             raise
     else:
         yield keep, scores

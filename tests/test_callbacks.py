@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import sys
@@ -240,6 +241,8 @@ class ReadsLosses(Callback):
         self.was_read_early_ = not isinstance(dict.get(row, "train_loss"), torch.Tensor)
         self.losses_ = [row["train_loss"], row.get("train_loss"), *net.history[-1, "batches", -1:, "train_loss"]]
         self.missing_ = row.get("valid_loss", "none")
+        self.as_json_ = json.loads(json.dumps(net.history))[-1]["batches"][-1]
+        self.as_dict_ = dict(net.history[-1, "batches", -1])
 
 
 def test_losses_of_batches_are_read_when_somebody_asks_and_are_plain_numbers_afterwards(cells, tmp_path):
@@ -249,6 +252,7 @@ def test_losses_of_batches_are_read_when_somebody_asks_and_are_plain_numbers_aft
     last = [row for row in segmenter.history[-1, "batches"] if "train_loss" in row][-1]
     assert not reads.was_read_early_
     assert reads.missing_ == "none"
+    assert reads.as_json_["train_loss"] == reads.as_dict_["train_loss"] == last["train_loss"]
     assert reads.losses_ == [last["train_loss"]] * 3
     assert {type(row) for row in segmenter.history[-1, "batches"]} == {dict}
     assert all(isinstance(loss, float) for loss in reads.losses_)

@@ -117,3 +117,15 @@ def test_prediction_follows_the_weights_of_each_fit(cells):
             torch.from_numpy((X[:1, None] - segmenter.scaling_constants_[0]) / segmenter.scaling_constants_[1]).float()
         )
     np.testing.assert_allclose(logits.softmax(1).numpy(), segmenter.predict_proba(X[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_predictions_follow_optimizers_that_change_weights_unnoticed(cells, fused):
+    X, y = cells
+    segmenter = make_segmenter(module__normalization=None, optimizer__fused=fused, lr=0.05).fit(X, y)
+    first = segmenter.predict_proba(X[:2])
+    versions = [weight._version for weight in segmenter.module_.parameters()]
+    segmenter.partial_fit(X, y)
+    later = [weight._version for weight in segmenter.module_.parameters()]
+    assert all(new > old for new, old in zip(later, versions, strict=True))
+    assert np.abs(segmenter.predict_proba(X[:2]) - first).max() > 1e-3

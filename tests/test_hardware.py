@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import make_segmenter
@@ -88,6 +91,24 @@ def test_float32_is_not_rounded_to_fewer_bits(rounded_by_user):
     with exact_float32("bfloat16"):
         assert rounding() == rounded_by_user
     assert rounding() == rounded_by_user
+
+
+GENERAL = """
+import torch
+from skunet.hardware import exact_float32
+backends = torch.backends
+backends.fp32_precision = "tf32"
+operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+with exact_float32("float32"):
+    assert {operation.fp32_precision for operation in operations} <= {"ieee", "none"}
+assert {operation.fp32_precision for operation in operations} == {"tf32"}
+backends.fp32_precision = "ieee"
+assert {operation.fp32_precision for operation in operations} == {"ieee"}
+"""
+
+
+def test_what_follows_the_general_setting_follows_it_again():
+    subprocess.run([sys.executable, "-c", GENERAL], check=True)  # torch cannot be brought back to where it began
 
 
 class Rounding(Callback):

@@ -89,3 +89,31 @@ def test_every_precision_predicts_on_every_processor(cells):
     for precision in ("float32", "bfloat16", "float16"):
         segmenter = make_segmenter(precision=precision).fit(X, y)
         assert segmenter.predict(X).shape == X.shape
+
+
+class OtherUNet(UNet):
+    """A network that looks into its blocks."""
+
+    def forward(self, images):
+        assert self.encoder[0].convolutions is not None
+        return super().forward(images)
+
+    def levels(self, features):
+        return super().levels(features)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_subclasses_are_used_as_they_are(cells, precision):
+    X, y = cells
+    y = np.where(np.percentile(X, 90) < X, 2, y)
+    segmenter = make_segmenter(module=OtherUNet, precision=precision, tile_size=8).fit(X, y)
+    plain = make_segmenter(precision=precision, tile_size=8).fit(X, y)
+    np.testing.assert_allclose(segmenter.predict_proba(X), plain.predict_proba(X), atol=0.05)
+
+
+@pytest.mark.parametrize(("name", "value"), [("padding_mode", "circular"), ("dilation", (2, 2)), ("stride", (2, 2))])
+def test_convolutions_with_settings_of_their_own_are_left_alone(name, value):
+    network = folded()
+    for block in network.decoder:
+        setattr(block.convolutions[0], name, value)
+    assert without_copies(network, torch.float32) is network

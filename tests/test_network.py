@@ -599,3 +599,15 @@ def test_a_window_of_unpadded_logits():
     images, window = torch.randn(1, 1, 32, 40), [slice(2, 5), slice(0, 7)]
     with torch.no_grad():
         assert torch.equal(network(images, window), network(images)[(..., *window)])
+
+
+@pytest.mark.parametrize("normalization", ["instance", "group", "batch"])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_statistics_are_those_of_all_that_is_computed(normalization, is_training):
+    torch.manual_seed(0)
+    network = UNet(1, 3, depth=2, filters=8, normalization=normalization).train(is_training)
+    images, window = torch.randn(2, 1, 21, 30), [slice(3, 9), slice(20, 30)]
+    with torch.no_grad():
+        expected = network.levels(network._complete(images))[..., :21, :30]
+        torch.testing.assert_close(network(images), expected)
+        torch.testing.assert_close(network(images, window), expected[(..., *window)], atol=1e-5, rtol=1e-5)

@@ -119,6 +119,24 @@ def test_what_cannot_take_the_result_is_refused_before_slow_work(cells):
         named.predict(X, out=np.zeros(X.shape, np.uint8))
 
 
+def test_arrays_in_an_object_array_are_checked_too(cells):
+    X, y = cells
+    segmenter = make_segmenter().fit(X, y)
+    out = np.empty(2, dtype=object)
+    out[:] = [np.zeros((2, 32, 32), np.int8) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"such as 0\.5; got dtype int8"):
+        segmenter.predict_proba(list(X[:2]), out=out)
+    with pytest.raises(ValueError, match="out must hold values"):
+        segmenter.predict(X, out=torch.zeros(X.shape))
+
+
+def test_parts_of_one_array_can_be_written_into(cells):
+    X, y = cells
+    segmenter, canvas = make_segmenter().fit(X, y), np.zeros((32, 64), y.dtype)
+    segmenter.predict(list(X[:2]), out=[canvas[:, :32], canvas[:, 32:]])
+    np.testing.assert_array_equal(canvas, np.hstack(segmenter.predict(X[:2])))
+
+
 def test_images_are_not_overwritten_while_they_are_read(cells):
     X, y = cells
     segmenter, large = make_segmenter().fit(X, y), X.astype(np.int64)

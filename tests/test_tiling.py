@@ -182,9 +182,19 @@ def test_what_cannot_be_halved_and_other_errors_are_raised():
 
         return forward
 
-    with pytest.warns(UserWarning, match="memory"), pytest.raises(MemoryError):
+    with torch.no_grad(), pytest.warns(UserWarning, match="memory"), pytest.raises(MemoryError):
         list(predict_tiles(images, fail(MemoryError()), tile_size=None, geometry=network))
     with pytest.raises(RuntimeError, match="something else"):
         list(predict_tiles(images, fail(RuntimeError("something else")), tile_size=None, geometry=network))
     with pytest.raises(MemoryError):
         list(predict_tiles(images, fail(MemoryError()), tile_size=None, geometry=PlainGeometry(4)))
+
+
+def test_training_batches_are_never_split():
+    network = UNet(1, 2, depth=1, filters=2)
+
+    def forward(*_):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        list(predict_tiles(TensorPixels(torch.zeros(1, 1, 64, 64)), forward, tile_size=None, geometry=network))
