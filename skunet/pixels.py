@@ -14,7 +14,7 @@ from skunet.scaling import image_statistics, merge_statistics
 
 __all__ = ["ArrayPixels", "Pixels", "TensorPixels", "Window", "open_pixels", "pixel_statistics", "read_mirrored"]
 
-# Pixels that are read at a time where the whole image is looked through.
+# Pixels that are read at a time where the whole image is looked through; images of no more are read at once.
 BLOCK = 1 << 24
 
 Window = tuple[slice, ...]  # over the spatial axes, the last of a tensor
@@ -128,7 +128,7 @@ def open_pixels(images: Images, index: int) -> ArrayPixels:
     item: Any = container.items[index] if container.kind in ("list", "object_array") else None
     if _is_lazy(item) and len(item.shape) == images.spatial_ndim + images.has_channel_axis:
         lazy = ArrayPixels(item, tuple(item.shape[: images.spatial_ndim]), None, channel_axis, name)
-    if lazy is not None and lazy.takes_windows():
+    if lazy is not None and math.prod(lazy.size) > BLOCK and lazy.takes_windows():
         return lazy
     image = images[index]
     check_pixels(image, name)

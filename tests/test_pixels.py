@@ -43,7 +43,8 @@ def test_windows_beyond_the_image_are_those_of_numpy(n, start, length):
 
 
 @pytest.mark.parametrize("shape", [(2, 30, 41), (2, 30, 41, 3)])
-def test_lazy_stacks_are_read_in_windows(shape):
+def test_lazy_stacks_are_read_in_windows(shape, monkeypatch):
+    monkeypatch.setattr("skunet.pixels.BLOCK", 10)
     array = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
     window = (slice(3, 9), slice(20, 41))
     found = []
@@ -155,7 +156,9 @@ class OneByOne(Lazy):
         return self.array[index]
 
 
-def test_lazy_stacks_that_take_no_slices_are_read_image_by_image(cells):
+@pytest.mark.parametrize("block", [10, 1 << 24])
+def test_lazy_stacks_that_take_no_slices_are_read_image_by_image(cells, monkeypatch, block):
+    monkeypatch.setattr("skunet.pixels.BLOCK", block)
     X, y = cells
     segmenter = make_segmenter(tile_size=8).fit(OneByOne(X), OneByOne(y))
     np.testing.assert_array_equal(segmenter.predict(OneByOne(X)), segmenter.predict(X))
@@ -183,7 +186,8 @@ def test_ctrl_c_leaves_the_finished_tiles(cells, monkeypatch):
     np.testing.assert_array_equal(out[is_done], expected[is_done])
 
 
-def test_nan_in_lazy_images_is_refused_by_name(cells):
+def test_nan_in_lazy_images_is_refused_by_name(cells, monkeypatch):
+    monkeypatch.setattr("skunet.pixels.BLOCK", 10)
     X, y = cells
     segmenter = make_segmenter(tile_size=8, depth=1).fit(X.astype(np.float32), y)
     broken = X.astype(np.float32)
