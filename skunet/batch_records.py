@@ -47,4 +47,4 @@ class BatchRecord(dict[str, Any]):
 
 def settle(rows: list[Any], *, start: int) -> None:
     """Make plain rows of those from `start` on, in place."""
-    rows[start:] = [{key: row[key] for key in row} for row in rows[start:]]
+    rows[start:] = [dict(row) for row in rows[start:]]

@@ -1,12 +1,15 @@
 """What is made from a network, and kept as long as its weights stay as they are."""
 
-from collections.abc import Callable, Hashable
-from typing import Any
+import copy
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["kept_for"]
+__all__ = ["kept_for", "with_blocks"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Of each network that is alive: the state of its weights, and what was made from them.
 _kept: WeakKeyDictionary[nn.Module, tuple[Any, dict[Hashable, Any]]] = WeakKeyDictionary()
@@ -48,3 +51,10 @@ def kept_for(module: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
         if len(things) > MOST:
             del things[next(iter(things))]
     return things[key]
+
+
+def with_blocks(module: Network, name: str, blocks: Iterable[nn.Module]) -> Network:
+    """Return a network that has other blocks in one of its lists, for prediction, and shares all else."""
+    network = copy.copy(module)
+    network._modules = module._modules | {name: nn.ModuleList(blocks).eval()}
+    return network

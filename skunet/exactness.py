@@ -1,12 +1,11 @@
 """Prediction in half precision with labels as in float32: rounding hurts most where it comes first."""
 
-import copy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from skunet.derived import kept_for
+from skunet.derived import kept_for, with_blocks
 from skunet.network import UNet
 
 __all__ = ["with_exact_start"]
@@ -50,7 +49,4 @@ class _ExactBlock(nn.Module):
 def _replace_blocks(module: UNet) -> nn.Module:
     blocks = list(module.encoder)
     n_exact = min(N_EXACT, module.depth)
-    network = copy.copy(module)
-    exact = nn.ModuleList([_ExactBlock(block) for block in blocks[:n_exact]] + blocks[n_exact:])
-    network._modules = module._modules | {"encoder": exact.eval()}
-    return network
+    return with_blocks(module, "encoder", [*map(_ExactBlock, blocks[:n_exact]), *blocks[n_exact:]])

@@ -1,6 +1,5 @@
 """Skip connections on the CPU: two convolutions that add up, instead of one over channels copied together."""
 
-import copy
 from functools import cache
 from typing import Any, cast
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skunet.derived import kept_for
+from skunet.derived import kept_for, with_blocks
 from skunet.network import ConvolutionBlock, UNet
 
 __all__ = ["without_copies"]
@@ -79,9 +78,7 @@ def _can_join(block: nn.Module) -> bool:
 def _replace_blocks(module: UNet) -> UNet:
     with torch.inference_mode(False), torch.no_grad():
         blocks = [_JoinedBlock(block) if _can_join(block) else block for block in module.decoder]
-    network = copy.copy(module)
-    network._modules = module._modules | {"decoder": nn.ModuleList(blocks).eval()}
-    return network
+    return with_blocks(module, "decoder", blocks)
 
 
 def _add_convolution(total: Tensor, features: Tensor, weight: Tensor) -> None:

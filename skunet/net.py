@@ -315,10 +315,12 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
         self, pixels: Pixels, inference: Inference, *, size: tuple[int, ...], activate: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with their scores (1, K, *window); of an image that had another size, probabilities at that."""
-        if size == pixels.size:
-            yield from inference.activated_tiles(pixels, activate, turns=self._turns())
+        has_own_size = size == pixels.size
+        activate = activate if has_own_size else self._get_predict_nonlinearity()
+        tiles = inference.activated_tiles(pixels, activate, turns=self._turns())
+        if has_own_size:
+            yield from tiles
             return
-        tiles = inference.activated_tiles(pixels, self._get_predict_nonlinearity(), turns=self._turns())
         yield tuple(slice(0, n) for n in size), resize_linearly(assemble(tiles, pixels.size), size)
 
     __repr__ = BaseEstimator.__repr__

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from skunet.augmentation import Augmentation, augment_batch
 from skunet.images import as_tensor
+from skunet.memory import USEFUL_SIDE
 from skunet.mirroring import reflect
 from skunet.randomness import make_generator
 from skunet.scaling import image_scaling, scale
@@ -24,9 +25,6 @@ __all__ = [
     "group_equal_sizes",
     "unpack_inputs",
 ]
-
-# Pixels per axis of the patches taken where images differ in size and no patch_size is given.
-LARGEST_DEFAULT_PATCH = {2: 256, 3: 64}
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def choose_patch_size(
     elif (sizes == sizes[0]).all():
         patch = largest
     else:
-        patch = np.minimum(np.median(sizes, axis=0).astype(int), LARGEST_DEFAULT_PATCH[spatial_ndim])
+        patch = np.minimum(np.median(sizes, axis=0).astype(int), USEFUL_SIDE[spatial_ndim])
     if (patch <= size_multiple).all():
         patch = np.append(patch[:-1], 2 * size_multiple)
     return tuple(int(n) for n in patch)

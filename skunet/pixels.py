@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skunet.images import Images, as_tensor, check_pixels
 from skunet.mirroring import reflect
+from skunet.reach import cut
 from skunet.scaling import image_statistics, merge_statistics
 
 __all__ = ["ArrayPixels", "Pixels", "TensorPixels", "Window", "open_pixels", "pixel_statistics", "read_mirrored"]
@@ -49,8 +50,7 @@ class TensorPixels:
 
     def read(self, window: Window) -> Tensor:
         """Return a view."""
-        index: tuple[Any, ...] = (..., *window)
-        return self.images[index]
+        return cut(self.images, window)
 
 
 @dataclass(frozen=True)
