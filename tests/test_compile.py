@@ -31,6 +31,24 @@ def test_one_graph_serves_all_batches_and_no_prediction(cells, graphs, batch_siz
     assert len(compiled) == 1
 
 
+def test_every_network_is_compiled_with_the_parameters_and_no_loss(monkeypatch):
+    class TwoNetworks(UNetSegmenter):
+        def initialize_module(self):
+            super().initialize_module()
+            self.second_ = torch.nn.Conv2d(1, 2, 1)
+            return self
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compiled.append((module, options)) or module)
+    segmenter = TwoNetworks(compile=True, compile__mode="reduce-overhead").initialize()
+    options = {"dynamic": False, "mode": "reduce-overhead"}
+    assert compiled == [(segmenter.module_, options), (segmenter.second_, options)]
+    segmenter.set_params(compile__mode="default")
+    assert len(compiled) == 4
+    assert segmenter.set_params(compile=False).module_ is not None
+    assert len(compiled) == 4
+
+
 @pytest.mark.usefixtures("graphs")
 def test_compiled_training_is_that_of_the_plain_network(cells, tmp_path):
     X, y = cells

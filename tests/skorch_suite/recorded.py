@@ -160,11 +160,19 @@ RECORDED = {
     "the masks of every Dataset are read, so that classes_ is always known": [
         "TestClassifier::test_error_when_classes_could_not_be_inferred",
     ],
+    "compile=True compiles networks for one size of patches, and no loss, as that takes any; see test_compile.py": [
+        "TestTorchCompile::test_with_compile_default",
+        "TestTorchCompile::test_with_compile_extra_params",
+        "TestTorchCompile::test_custom_modules_are_compiled",
+        "TestTorchCompile::test_compile_called_after_set_params",
+        "TestTorchCompile::test_compile_called_after_set_params_on_compile_param",
+        "TestTorchCompile::test_fit_and_predict_with_compile",
+    ],
     "skorch itself expects it to fail": ["TestNet::test_net_initialized_with_initalized_dataset"],
 }  # fmt: skip
 
-# Some ten seconds each: real compilation, and twenty evaluations per step.
-SLOW = {"test_fit_and_predict_with_compile", "test_binary_classifier_with_compile", "test_fit_lbfgs_optimizer"}
+# Some ten seconds: twenty evaluations per step.
+SLOW = {"test_fit_lbfgs_optimizer"}
 
 
 def reason_of(test: str) -> str | None:
