@@ -21,6 +21,10 @@ from skunet.training_set import TrainingSet
 __all__ = ["NetworkBuilding"]
 
 
+# Parameters of objects that are parameters themselves, not of components that skorch builds.
+OF_OBJECTS = ("postprocess__",)
+
+
 class NetworkBuilding(ImageBatching):
     """The steps of skorch's `initialize`: parameters become components, once the data are known."""
 
@@ -41,7 +45,13 @@ class NetworkBuilding(ImageBatching):
         are_new = "callbacks" in parameters
         if are_new:
             self.callbacks = parameters.pop("callbacks")
+        of_objects = {name: parameters.pop(name) for name in list(parameters) if name.startswith(OF_OBJECTS)}
         super().set_params(**parameters)
+        for name, value in of_objects.items():
+            component, _, parameter = name.partition("__")
+            if not hasattr(getattr(self, component), "set_params"):
+                raise ValueError(f"{name} needs a {component} with parameters; got {getattr(self, component)!r}.")
+            getattr(self, component).set_params(**{parameter: value})
         if are_new and self.initialized_:
             self._initialize_callbacks()
         return self

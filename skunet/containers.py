@@ -1,78 +1,25 @@
 """What users keep arrays in: stacks, lists, files, lazy arrays, data sets; opened without being read."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import imageio.v3 as iio
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from skunet.image_files import read_image, read_mask
 from skunet.resizing import ResizedImages
 
-__all__ = ["Container", "object_array", "open_container", "open_pairs", "pick_items", "read_image", "read_mask"]
+__all__ = ["Container", "object_array", "open_container", "open_pairs", "pick_items"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
 RULES = {
     "X": "a stack (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or (N, D, H, W, C), or a list of images",
     "y": "a stack of masks (N, H, W), of volumes (N, D, H, W), or a list of masks",
 }
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file in its own dtype, channels last.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read; names the path.
-    """
-    try:
-        with open(path, "rb") as file:  # imageio leaves files open that are no images
-            # Formats go by the suffix: pages of TIFF are a volume, which its first bytes do not tell.
-            suffix: Any = Path(path).suffix.lower() or None
-            image = np.asarray(iio.imread(file, extension=suffix))
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        reason = re.sub(r"`<.*?>``", "it", str(error))
-        raise OSError(f"{path} could not be read as an image: {reason}. Is the file complete?") from error
-    is_still = str(path).lower().endswith(".gif") and len(image) == 1
-    return image[0] if is_still else image
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask file: palette files give their indices, grey files saved as RGB one channel.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read; names the path.
-    ValueError
-        If the file is in colour.
-    """
-    mask = read_image(path)
-    mode = _pixel_mode(path)
-    if mode == "P":
-        with Image.open(path) as file:
-            return np.asarray(file)
-    if mode in ("RGB", "RGBA") and (mask[..., :3] != mask[..., :1]).any():
-        raise ValueError(f"A mask must hold one label per pixel; {path} is in colour, shape {mask.shape}.")
-    return mask[..., 0] if mode in ("RGB", "RGBA", "LA") else mask
-
-
-def _pixel_mode(path: str | Path) -> str | None:
-    """Return what Pillow calls the kind of pixels; None for files that are not for Pillow."""
-    try:
-        with Image.open(path) as file:
-            return file.mode
-    except UnidentifiedImageError:
-        return None
 
 
 @dataclass(frozen=True)

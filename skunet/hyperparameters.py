@@ -117,6 +117,15 @@ def _is_tta(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
+def _is_postprocess(value: Any) -> bool:
+    steps = value if isinstance(value, list | tuple) else [value]
+    return all(step is None or (not isinstance(step, type) and _acts(step)) for step in steps)
+
+
+def _acts(step: Any) -> bool:
+    return callable(step) or hasattr(step, "transform")
+
+
 def _is_random_state(value: Any) -> bool:
     return value is None or isinstance(value, np.random.RandomState) or _is_whole(value, 0, 2**32 - 1)
 
@@ -162,6 +171,10 @@ RULES: dict[str, tuple[Check, str]] = {
         '"auto", None, a number of pixels of at least 1, or one such number per axis',
     ),
     "tta": (_is_tta, 'True, False, or a list of names such as "flip_horizontal"'),
+    "postprocess": (
+        _is_postprocess,
+        "None, a function of labels, a step such as skunet.postprocessing.RemoveSmall(20), or a list of these",
+    ),
     "engine": (
         lambda value: isinstance(value, str) and value in ("torch", "openvino", "onnxruntime"),
         '"torch", "openvino" or "onnxruntime"',

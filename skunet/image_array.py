@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from torch import Tensor
 
-from skunet.containers import object_array, open_container, read_mask
+from skunet.containers import object_array, open_container
+from skunet.image_files import read_mask
 from skunet.labels import count_labels
 from skunet.resizing import ResizedImages
 

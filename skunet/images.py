@@ -150,7 +150,8 @@ class Results:
     Parameters
     ----------
     images : Images
-    dtype : dtype
+    dtype : dtype or None
+        None is that of what is written first, a whole image.
     n_leading : int, optional
         Length of an axis before the spatial ones, e.g. classes; None for no such axis.
     out : array-like, list of array-like, or None
@@ -173,8 +174,10 @@ class Results:
         if self.is_stack:
             shape = (len(images), *self.leading, *images.user_size(0, images.stack_size()))
             if out is None:
-                self.arrays = np.empty(shape, dtype=dtype)
-            _check_shape(self.arrays, shape, "out")
+                self.arrays = None if dtype is None else np.empty(shape, dtype=dtype)
+            else:
+                _check_shape(out, shape, "out")
+            self.shape = shape
         elif out is not None and (not isinstance(out, list | tuple | np.ndarray) or len(out) != len(images)):
             got = f"{len(out)} in a {type(out).__name__}" if isinstance(out, list | tuple) else type(out).__name__
             raise ValueError(f"out must be a list of {len(images)} arrays, one per image; got {got}.")
@@ -185,16 +188,40 @@ class Results:
             return
         shape = (*self.leading, *size)
         if self.out is None:
-            self.arrays.append(np.empty(shape, dtype=self.dtype))
-        _check_shape(self.arrays[index], shape, f"out[{index}]")
+            self.arrays.append(None if self.dtype is None else np.empty(shape, dtype=self.dtype))
+        else:
+            _check_shape(self.arrays[index], shape, f"out[{index}]")
 
     def write(self, index: int, window: tuple[slice, ...], values: np.ndarray) -> None:
         """Write what an image has in a window of its last axes."""
+        if self.dtype is None:
+            self._prepare_for(index, values)
+        self.array(index)[self._place(index, window)] = values
+
+    def _prepare_for(self, index: int, values: np.ndarray) -> None:
+        """Make the array that takes an image if there is none yet, or check that it can hold its values."""
+        if self.is_stack and self.arrays is None:
+            self.arrays = np.empty(self.shape, dtype=values.dtype)
+        elif not self.is_stack and self.arrays[index] is None:
+            self.arrays[index] = np.empty(values.shape, dtype=values.dtype)
+        dtype = self.array(index).dtype
+        if dtype != values.dtype and not _can_hold(dtype, np.unique(values)):
+            raise ValueError(
+                f"Results of dtype {dtype} cannot hold what image {index} has, {values.dtype} from {values.min()} to "
+                f"{values.max()}. Give an out that can, or let postprocess give all images one dtype."
+            )
+
+    def read(self, index: int, window: tuple[slice, ...]) -> np.ndarray:
+        """Return what is written in a window of an image."""
+        return np.asarray(self.array(index)[self._place(index, window)])
+
+    def _place(self, index: int, window: tuple[slice, ...]) -> tuple[Any, ...]:
         place = (*(slice(None) for _ in self.leading), *window)
-        if self.is_stack:
-            self.arrays[(index, *place)] = values
-        else:
-            self.arrays[index][place] = values
+        return (index, *place) if self.is_stack else place
+
+    def array(self, index: int) -> Any:
+        """Return the array that takes an image: that of all, or its own."""
+        return self.arrays if self.is_stack else self.arrays[index]
 
     def give_back(self) -> Any:
         """Return all results; those in arrays of the user as they were given."""

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skunet.blending import IsDone, never
 from skunet.components import uncompiled
 from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
+from skunet.geometry import Geometry, PlainGeometry
 from skunet.joining import without_copies
 from skunet.network import UNet
 from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
 from skunet.reach import cut
 from skunet.scaling import image_scaling, scale
-from skunet.tiling import Geometry, PlainGeometry, assemble, choose_tile_size, predict_tiles
+from skunet.tiling import assemble, choose_tile_size, predict_tiles
 from skunet.turning import Turn
 
 __all__ = ["Inference", "channels_last", "check_logits", "geometry_of"]
@@ -72,15 +74,26 @@ class Inference:
         return self._tiles(pixels, lambda logits: logits, (), fit_params)
 
     def activated_tiles(
-        self, pixels: Pixels, activate: Callable[[Tensor], Tensor], *, turns: Sequence[Turn] = ()
+        self,
+        pixels: Pixels,
+        activate: Callable[[Tensor], Tensor],
+        *,
+        turns: Sequence[Turn] = (),
+        is_done: IsDone = never,
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with what `activate` makes of their logits, the mean of it where images are turned too."""
         if turns:
-            return self._tiles(pixels, activate, turns, {})
-        return ((window, activate(logits)) for window, logits in self.tiles(pixels))
+            return self._tiles(pixels, activate, turns, {}, is_done)
+        tiles = self._tiles(pixels, lambda logits: logits, (), {}, is_done)
+        return ((window, activate(logits)) for window, logits in tiles)
 
     def _tiles(
-        self, pixels: Pixels, activate: Callable[[Tensor], Tensor], turns: Sequence[Turn], fit_params: dict[str, Any]
+        self,
+        pixels: Pixels,
+        activate: Callable[[Tensor], Tensor],
+        turns: Sequence[Turn],
+        fit_params: dict[str, Any],
+        is_done: IsDone = never,
     ) -> Iterator[tuple[Window, Tensor]]:
         constants = self._constants_of(pixels)
         multiple = self.geometry.size_multiple
@@ -95,6 +108,7 @@ class Inference:
             tile_size=tile_size,
             geometry=self.geometry,
             turns=turns,
+            is_done=is_done,
         )
 
     def _constants_of(self, pixels: Pixels) -> Tensor:

@@ -1,6 +1,6 @@
 """skorch's training step and prediction, bent to images."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -20,40 +20,28 @@ from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
+from skunet.geometry import Geometry
 from skunet.hardware import exact_float32, resolve_precision
 from skunet.hyperparameters import check_hyperparameters
 from skunet.image_dataset import ImageDataset
-from skunet.images import Results, check_out
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
 from skunet.patches import unpack_inputs
 from skunet.persistence import Persistence
-from skunet.pixels import Pixels, Window, open_pixels
+from skunet.prediction import ImagePrediction
 from skunet.randomness import seeded_torch
-from skunet.resizing import resize_linearly
 from skunet.resuming import ResumableTraining
-from skunet.tiling import Geometry, assemble
 from skunet.training_set import TrainingSet
-from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
 
 __all__ = ["SegmentationNet"]
 
 
-def _as_they_are(logits: Tensor) -> Tensor:
-    return logits
-
-
-def _to_array(scores: Tensor) -> np.ndarray:
-    array: np.ndarray = scores.cpu().numpy()
-    return array
-
-
 # What may be set on a fitted segmenter and acts at the next prediction.
-OF_PREDICTION = ("tile_size", "tta", "engine", "precision")
+OF_PREDICTION = ("tile_size", "tta", "postprocess", "engine", "precision", "memory_limit")
 
 
-class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
+class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTraining):
     """The steps of skorch's training and prediction loops, on images.
 
     `UNetSegmenter` gives it its parameters and its story; nothing here is called by users alone.
@@ -258,69 +246,5 @@ class SegmentationNet(Persistence, OnnxExport, ResumableTraining):
                 f"This {type(self).__name__} instance is not fitted yet: it has weights, but knows neither labels nor "
                 "scaling. Call fit, with max_epochs=0 and before load_params to keep loaded weights."
             )
-
-    def _to_labels(self, logits: Tensor) -> np.ndarray:
-        """Return the labels (N, *S) of logits (N, K, *S)."""
-        # Indices cross to the CPU as bytes, where there are few enough classes.
-        dtype = torch.uint8 if len(self.classes_) <= 256 else torch.int64
-        return self.codec_.decode(logits.argmax(1).to(dtype).cpu().numpy())
-
-    def _predict_labels(self, X: Any, out: Any) -> Any:
-        is_monotonous = self.predict_nonlinearity in ("auto", None) and not self._turns()
-        activate = _as_they_are if is_monotonous else self._get_predict_nonlinearity()
-        check_out(out, X, self.classes_)
-        return self._predict_images(X, self.classes_.dtype, None, out=out, activate=activate, finish=self._to_labels)
-
-    def _predict_probabilities(self, X: Any, out: Any) -> Any:
-        nonlinearity, n_classes = self._get_predict_nonlinearity(), len(self.classes_)
-        check_out(out, X, np.float32(0.5))
-        return self._predict_images(X, np.float32, n_classes, out=out, activate=nonlinearity, finish=_to_array)
-
-    def _turns(self) -> list[Turn]:
-        return choose_turns(self.tta, spatial_ndim=self.spatial_ndim_)
-
-    def _predict_images(
-        self,
-        X: Any,
-        dtype: Any,
-        n_leading: int | None,
-        *,
-        out: Any,
-        activate: Callable[[Tensor], Tensor],
-        finish: Callable[[Tensor], np.ndarray],
-    ) -> Any:
-        """Predict one image at a time, and write each tile, activated and finished, into the results."""
-        # A scoring callback may have put the logits of this epoch in the place of the method.
-        if out is None and "forward_iter" in vars(self):
-            return np.concatenate([finish(activate(logits)) for logits in self.forward_iter(X, device="cpu")])
-        images = self._open_images(X)
-        results = Results(images, dtype, n_leading, out=out)
-        self._set_training(False)
-        self._place_network()
-        with shared_cores(), exact_float32(self.precision_), torch.inference_mode():
-            inference = replace(self._inference(), engine=self.engine)
-            for index in range(len(images)):
-                pixels = open_pixels(images, index)
-                if pixels.n_channels != self.n_channels_in_:
-                    raise ValueError(
-                        f"Images must have {self.n_channels_in_} channel(s); image {index} has {pixels.n_channels}."
-                    )
-                size = images.user_size(index, pixels.size)
-                results.begin(index, size)
-                for window, scores in self._score_tiles(pixels, inference, size=size, activate=activate):
-                    results.write(index, window, finish(scores)[0])
-        return results.give_back()
-
-    def _score_tiles(
-        self, pixels: Pixels, inference: Inference, *, size: tuple[int, ...], activate: Callable[[Tensor], Tensor]
-    ) -> Iterator[tuple[Window, Tensor]]:
-        """Yield windows with their scores (1, K, *window); of an image that had another size, probabilities at that."""
-        has_own_size = size == pixels.size
-        activate = activate if has_own_size else self._get_predict_nonlinearity()
-        tiles = inference.activated_tiles(pixels, activate, turns=self._turns())
-        if has_own_size:
-            yield from tiles
-            return
-        yield tuple(slice(0, n) for n in size), resize_linearly(assemble(tiles, pixels.size), size)
 
     __repr__ = BaseEstimator.__repr__

@@ -8,7 +8,10 @@ import skorch.callbacks
 from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
-__all__ = ["EpochLog", "ProgressBar"]
+__all__ = ["EpochLog", "ProgressBar", "prediction_bar"]
+
+# Seconds before a prediction shows a bar.
+PATIENCE = 2.0
 
 
 class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
@@ -23,7 +26,7 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Open the bar at the first epoch, when the number of patches is known."""
-        if self.bar_ is None and net.verbose and (_is_notebook() or sys.stderr.isatty()):
+        if self.bar_ is None and net.verbose and _is_watched():
             self.bar_ = tqdm(total=net.max_epochs * net.patches_per_epoch_, unit="patch", leave=False)
             self.shown_: dict[str, str] = {}
 
@@ -51,8 +54,23 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
         return vars(self) | {"bar_": None}  # a bar belongs to a terminal
 
 
-def _is_notebook() -> bool:
-    return any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+def prediction_bar(n_images: int, *, verbose: int) -> Any:
+    """Return a bar of images predicted, parts of them too, that shows itself where a prediction takes some time."""
+    return tqdm(
+        total=n_images,
+        desc="predict",
+        unit="image",
+        unit_scale=True,
+        leave=False,
+        delay=PATIENCE,
+        disable=not (verbose and _is_watched()),
+    )
+
+
+def _is_watched() -> bool:
+    """Return whether someone sees bars: in a notebook, or where standard error is a terminal."""
+    is_notebook = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+    return is_notebook or sys.stderr.isatty()
 
 
 class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is not typed

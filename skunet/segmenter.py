@@ -51,6 +51,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Test-time augmentation: average predictions over all flips and right-angle turns, or over the image and
         those named: "flip_vertical", "flip_horizontal", "turn_90", "turn_180", "turn_270", "transpose",
         "antitranspose", for volumes "flip_depth" too.
+    postprocess : None, callable, transformer, or list of these, default=None
+        Done to what `predict` would return, one whole image at a time: functions from labels (*S) to labels, or steps
+        of `skunet.postprocessing` such as `RemoveSmall(20)`. A callable with an attribute `takes_probabilities=True`
+        is called with probabilities (K, *S) and `classes_`, and must be the first. Training does not see it.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
         What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
         compile the network; ONNX Runtime is always float32.
@@ -144,6 +148,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         precision: str = "auto",
         tile_size: Any = "auto",
         tta: Any = False,
+        postprocess: Any = None,
         engine: str = "torch",
         memory_limit: float | None = None,
         random_state: Any = None,
@@ -179,6 +184,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.precision = precision
         self.tile_size = tile_size
         self.tta = tta
+        self.postprocess = postprocess
         self.engine = engine
         self.memory_limit = memory_limit
         self.random_state = random_state
@@ -275,7 +281,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
         return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
 
-    def predict(self, X: Any, *, out: Any = None) -> Any:
+    def predict(self, X: Any, *, out: Any = None, resume: bool = False) -> Any:
         """Return the most probable label of each pixel.
 
         Parameters
@@ -284,24 +290,28 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             Of any sizes, with the channels and the rank of those fitted. Lazy arrays are read tile by tile.
         out : array or list of arrays, optional
             To write into, tile by tile: a stack (N, *S) where X is one, else a list of (*S); also memory maps, zarr or
-            HDF5 data sets. Its dtype must hold the labels.
+            HDF5 data sets. Its dtype must hold the labels. What is written stays when the prediction is interrupted.
+        resume : bool, default=False
+            Go on with what an earlier, interrupted call left out. `out` must be in a file (memory map, zarr, HDF5); a
+            file `*.progress` beside it notes what is written until all is.
 
         Returns
         -------
         labels : ndarray (N, *S), list or object array of (*S)
-            In the container of X and the dtype of `classes_`; `out` where it is given.
+            In the container of X and the dtype of `classes_`, or of what `postprocess` gives; `out` where it is given.
 
         Raises
         ------
         NotFittedError
             Before fit.
         ValueError
-            If rank or channels are not those fitted, a pixel is NaN or infinite, or `out` has another shape.
+            If rank or channels are not those fitted, a pixel is NaN or infinite, or `out` has another shape; to resume,
+            if `out` is in no file or was begun by another prediction.
         """
         self._check_ready()
-        return self._predict_labels(X, out)
+        return self._predict_labels(X, out, resume)
 
-    def predict_proba(self, X: Any, *, out: Any = None) -> Any:
+    def predict_proba(self, X: Any, *, out: Any = None, resume: bool = False) -> Any:
         """Return the probability of each class at each pixel.
 
         Parameters
@@ -309,6 +319,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         X : as in `predict`
         out : as in `predict`
             (N, K, *S), or a list of (K, *S), of floats.
+        resume : as in `predict`
 
         Returns
         -------
@@ -316,7 +327,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             In the order of `classes_`; they sum to 1 over axis 1 (0 in a list).
         """
         self._check_ready()
-        return self._predict_probabilities(X, out)
+        return self._predict_probabilities(X, out, resume)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the mean IoU over the classes, from one confusion matrix over all pixels.
@@ -333,4 +344,5 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         float
             In 0..1.
         """
+        self._check_gives_labels()
         return score_masks(self, X, y, sample_weight)

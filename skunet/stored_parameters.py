@@ -1,13 +1,14 @@
 """Hyperparameters in a file: values as they are, classes by name, and what a file cannot hold."""
 
-import sys
 import warnings
 from collections.abc import Collection, Mapping
+from importlib import import_module
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,10 +17,12 @@ from skunet.state_values import is_storable
 __all__ = ["choose_parameters", "describe_parameters"]
 
 # Without these there is no prediction; whatever else a file cannot hold matters for training only.
-NEEDED = ("module", "predict_nonlinearity")
+NEEDED = ("module", "predict_nonlinearity", "postprocess")
+# Of this room objects are stored, by class and parameters.
+STEPS = "skunet.postprocessing"
 # Where classes and functions are named and looked up, in this order. A name in a file leads nowhere else.
 ROOTS = (
-    *("skunet", "skunet.losses", "skunet.image_dataset"),
+    *("skunet", "skunet.losses", "skunet.image_dataset", STEPS),
     *("torch.nn", "torch.nn.functional", "torch.optim", "torch.utils.data", "skorch.dataset"),
 )
 COMPONENTS: dict[str, type] = {
@@ -45,8 +48,9 @@ def describe_parameters(parameters: Mapping[str, Any], *, seed: int) -> dict[str
     Returns
     -------
     dict of str to dict
-        Of each parameter its "value"; or, of a class or function of skunet, torch or skorch, its "name"; or, of
-        anything else, as "missing" what it was.
+        Of each parameter its "value"; or, of a class or function of skunet, torch or skorch, its "name"; of a step of
+        `skunet.postprocessing` the name of its class and its "parameters", of a list with such a step its "items"; or,
+        of anything else, as "missing" what it was.
 
     Examples
     --------
@@ -63,6 +67,14 @@ def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
         return {"value": str(value)}
     if is_storable(value):
         return {"value": value}
+    if isinstance(value, list | tuple):
+        items = [_describe(parameter, item, seed) for item in value]
+        missing = next((item for item in items if "missing" in item), None)
+        return missing or {"items": items}
+    if type(value).__module__ == STEPS:
+        described = describe_parameters(value.get_params(deep=False), seed=seed)
+        missing = next((item for item in described.values() if "missing" in item), None)
+        return missing or {"name": f"{STEPS}.{type(value).__name__}", "parameters": described}
     name = getattr(value, "__name__", "")
     for root in ROOTS:
         if name and _look_up(f"{root}.{name}", parameter) is value:
@@ -78,9 +90,11 @@ def _look_up(name: str, parameter: str) -> Any:
     root, _, attribute = name.rpartition(".")
     if root not in ROOTS or attribute.startswith("_"):
         return None
-    found = getattr(sys.modules.get(root), attribute, None)
+    found = getattr(import_module(root), attribute, None)
     if isinstance(found, type):
         expected = COMPONENTS.get(parameter, nn.Module if "__" in parameter else ())
+        if root == STEPS:
+            expected = BaseEstimator if parameter == "postprocess" else ()
         return found if issubclass(found, expected) else None
     is_function = root == "torch.nn.functional" and isinstance(found, FunctionType | BuiltinFunctionType)
     return found if is_function and (_is_needed(parameter) and parameter != "module") else None
@@ -167,11 +181,15 @@ def _check_needed(missing: Mapping[str, str], path: Any) -> None:
 def _value(parameter: str, item: Mapping[str, Any], path: Any) -> Any:
     if "value" in item:
         return _available(item["value"]) if parameter == "device" else item["value"]
+    if "items" in item:
+        return [_value(parameter, part, path) for part in item["items"]]
     found = _look_up(str(item["name"]), parameter)
     if found is None:
         raise ValueError(
             f"{path} names {item['name']!r} as its {parameter}, which is not known here. Pass {parameter} to load."
         )
+    if "parameters" in item:
+        return found(**{name: _value(name, part, path) for name, part in item["parameters"].items()})
     return found
 
 

@@ -2,86 +2,25 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from skunet.blending import Forward, IsDone, never, predict_blended
+from skunet.geometry import Geometry, round_up
 from skunet.pixels import Pixels, Window, read_mirrored
 from skunet.reach import cut
 from skunet.turning import Turn, TurnedPixels
 
-__all__ = ["Geometry", "PlainGeometry", "assemble", "choose_tile_size", "predict_tiles"]
-
-# From pixels (N, C, *T) and a window of the output to the scores (N, K, *window).
-Forward = Callable[[Tensor, Window], Tensor]
+__all__ = ["assemble", "choose_tile_size", "predict_tiles"]
 
 # Kept pixels per side of an automatic tile. At depth 4 with 32 filters 2048 x 2048 took 1.14 times as long as in one
 # piece in tiles of 512, 1.08 times in tiles of 768, and 1.10 times in tiles of 1024, whose memory is larger.
 AUTO_TILE = {2: 768, 3: 96}
 # Images up to this many pixels are predicted whole.
 AUTO_WHOLE = {2: 1 << 20, 3: 1 << 21}
-
-
-class Geometry(Protocol):
-    """What tiling must know of a network; `UNet` has it."""
-
-    @property
-    def size_multiple(self) -> int:
-        """Input sides are multiples of this, or differ from one by a constant."""
-
-    @property
-    def margin(self) -> int:
-        """Pixels that the output is smaller than the input, on each side."""
-
-    @property
-    def receptive_field(self) -> tuple[int, int]:
-        """Pixels before and after an output pixel that can change it."""
-
-    @property
-    def is_exactly_tileable(self) -> bool:
-        """Whether pixels beyond the receptive field have no influence."""
-
-    def input_size(self, output_size: int) -> int:
-        """Return the smallest legal input side with an output of at least `output_size`."""
-
-    def output_size(self, input_size: int) -> int:
-        """Return the output side of a legal input side."""
-
-
-@dataclass(frozen=True)
-class PlainGeometry:
-    """A network that keeps the size, takes multiples of `size_multiple`, and of which no more is known.
-
-    Examples
-    --------
-    >>> PlainGeometry(size_multiple=16).input_size(100)
-    112
-    """
-
-    size_multiple: int
-    margin: int = 0
-    is_exactly_tileable: bool = False
-
-    @property
-    def receptive_field(self) -> tuple[int, int]:
-        """A guess, for the overlap of blended tiles."""
-        return (4 * self.size_multiple, 4 * self.size_multiple)
-
-    def input_size(self, output_size: int) -> int:
-        """Return the next multiple."""
-        return _round_up(output_size, self.size_multiple)
-
-    def output_size(self, input_size: int) -> int:
-        """Return the same size."""
-        return input_size
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 def choose_tile_size(
@@ -115,7 +54,7 @@ def choose_tile_size(
     sides = [int(tile_size)] * len(size) if isinstance(tile_size, int | Integral) else list(tile_size)
     if len(sides) != len(size):
         raise ValueError(f"tile_size must be a number of pixels, or one per axis, {len(size)} here; got {tile_size}.")
-    chosen = tuple(_round_up(side, size_multiple) for side in sides)
+    chosen = tuple(round_up(side, size_multiple) for side in sides)
     return None if all(side >= n for side, n in zip(chosen, size, strict=True)) else chosen
 
 
@@ -126,6 +65,7 @@ def predict_tiles(
     tile_size: tuple[int, ...] | None,
     geometry: Geometry,
     turns: Sequence[Turn] = (),
+    is_done: IsDone = never,
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield windows of the images with the network's scores for them; together they cover each pixel once.
 
@@ -140,6 +80,8 @@ def predict_tiles(
     geometry : Geometry
     turns : sequence of Turn
         Scores are the mean over the images turned in each of these ways, and turned back; none for the images alone.
+    is_done : callable
+        Whether a window may be left out.
 
     Yields
     ------
@@ -162,25 +104,27 @@ def predict_tiles(
             )
 
         for keep in product(*tiles):
-            yield from _predict_in_parts(keep, predict, geometry)
+            yield from _predict_in_parts(keep, predict, geometry, is_done)
     elif not views:
-        yield from _predict_blended(pixels, forward, tile_size, geometry)
-    else:
+        yield from predict_blended(pixels, forward, tile_size, geometry, is_done)
+    elif not is_done(tuple(slice(0, n) for n in size)):
         # Bands of turned images lie across one another: each is put together whole.
         scores = (
-            turn.undo(assemble(_predict_blended(view, forward, turn.size(tile_size), geometry), view.size))
+            turn.undo(assemble(predict_blended(view, forward, turn.size(tile_size), geometry, never), view.size))
             for view, turn in views
         )
         yield tuple(slice(0, n) for n in size), _mean(scores)
 
 
 def _predict_in_parts(
-    keep: Window, predict: Callable[[Window], Tensor], geometry: Geometry
+    keep: Window, predict: Callable[[Window], Tensor], geometry: Geometry, is_done: IsDone
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield a window with its scores; where the memory is not enough, two halves of it, and so on."""
+    if is_done(keep):
+        return
     axis = max(range(len(keep)), key=lambda axis: keep[axis].stop - keep[axis].start)
     span, multiple = keep[axis], geometry.size_multiple
-    middle = span.start + _round_up((span.stop - span.start) // 2, multiple)
+    middle = span.start + round_up((span.stop - span.start) // 2, multiple)
     try:
         scores = predict(keep)
     except (RuntimeError, MemoryError) as error:
@@ -197,7 +141,7 @@ def _predict_in_parts(
         stacklevel=2,
     )
     for half in (slice(span.start, middle), slice(middle, span.stop)):
-        yield from _predict_in_parts((*keep[:axis], half, *keep[axis + 1 :]), predict, geometry)
+        yield from _predict_in_parts((*keep[:axis], half, *keep[axis + 1 :]), predict, geometry, is_done)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -239,74 +183,6 @@ def _predict_window(pixels: Pixels, forward: Forward, *, keep: Window, geometry:
         starts.append(window.start - first)
     inside = (slice(start, start + span.stop - span.start) for start, span in zip(starts, keep, strict=True))
     return forward(read_mirrored(pixels, tuple(reads)), tuple(inside))
-
-
-def _predict_blended(
-    pixels: Pixels, forward: Forward, tile_size: Sequence[int], geometry: Geometry
-) -> Iterator[tuple[Window, Tensor]]:
-    """Yield bands of scores of overlapping tiles, averaged with weights that fall off towards the tile's border."""
-    n_outputs = [geometry.output_size(geometry.input_size(n)) for n in pixels.size]
-    rows, *others = (
-        _overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)
-    )
-    band: Tensor | None = None  # weighted sums of scores, from the first line of a row of tiles
-    weights = torch.zeros(0)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        height = row.stop - row.start
-        for columns in product(*others):
-            scores = _predict_span(pixels, forward, (row, *columns), geometry)
-            ramp = _ramp([span.stop - span.start for span in (row, *columns)]).to(scores.device)
-            if band is None:
-                band = scores.new_zeros((*scores.shape[:2], height, *n_outputs[1:]))
-                weights = ramp.new_zeros((height, *n_outputs[1:]))
-            window = (slice(0, height), *columns)
-            cut(band, window).add_(scores * ramp)
-            cut(weights, window).add_(ramp)
-        assert band is not None
-        n_done = height if following is None else following.start - row.start
-        keep = (slice(row.start, min(row.start + n_done, pixels.size[0])), *(slice(0, n) for n in pixels.size[1:]))
-        if keep[0].stop > keep[0].start:
-            inside = [slice(0, span.stop - span.start) for span in keep]
-            yield keep, cut(band, inside) / cut(weights, inside)
-        if following is not None:
-            band, weights = _move_up(band, n_done, following, axis=2), _move_up(weights, n_done, following, axis=0)
-
-
-def _predict_span(pixels: Pixels, forward: Forward, window: Window, geometry: Geometry) -> Tensor:
-    """Return the scores of a tile from its own pixels alone."""
-    margin = geometry.margin
-    reads = [
-        slice(span.start - margin, span.start - margin + geometry.input_size(span.stop - span.start)) for span in window
-    ]
-    return forward(read_mirrored(pixels, tuple(reads)), tuple(slice(0, span.stop - span.start) for span in window))
-
-
-def _move_up(band: Tensor, n_done: int, following: slice, *, axis: int) -> Tensor:
-    """Return a band less its first lines, with zeros behind the others, as high as the following row of tiles."""
-    kept = band.narrow(axis, n_done, band.shape[axis] - n_done)
-    shape = list(band.shape)
-    shape[axis] = following.stop - following.start
-    moved = band.new_zeros(shape)
-    moved.narrow(axis, 0, kept.shape[axis]).copy_(kept)
-    return moved
-
-
-def _overlapping(n: int, tile: int, multiple: int) -> list[slice]:
-    """Return tiles that overlap by about half, the last ending with the image."""
-    step = max(_round_up(tile // 2, multiple), multiple)
-    starts = list(range(0, max(n - tile, 0) + 1, step))
-    if starts[-1] + tile < n:
-        starts.append(_round_up(n - tile, multiple))
-    return [slice(start, min(start + tile, n)) for start in starts]
-
-
-def _ramp(size: Sequence[int]) -> Tensor:
-    """Return weights of a tile: a pyramid, positive everywhere."""
-    ramp = torch.ones(())
-    for n in size:
-        positions = torch.arange(n, dtype=torch.float32)
-        ramp = ramp[..., None] * (torch.minimum(positions, n - 1 - positions) + 1)
-    return ramp
 
 
 def assemble(tiles: Iterator[tuple[Window, Tensor]], size: Sequence[int]) -> Tensor:

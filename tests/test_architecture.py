@@ -23,14 +23,14 @@ LAYERS = [
     ["net"],
     ["resuming"],
     ["building"],
-    ["batching", "callbacks"],
+    ["batching", "callbacks", "prediction"],
     [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
-        *("threshold_scores", "export"),
+        *("threshold_scores", "export", "postprocessing"),
     ],
     ["patches", "persistence", "image_by_image", "inference"],
     ["training_set", "files", "tiling"],
-    ["turning"],
+    ["turning", "blending", "journal"],
     ["pixels"],
     [
         "images",
@@ -45,7 +45,7 @@ LAYERS = [
         "exactness",
     ],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
-    ["resizing", "state_file", "fingerprint", "stored_parameters"],
+    ["resizing", "state_file", "fingerprint", "stored_parameters", "image_files"],
     [
         "randomness",
         "hardware",
@@ -58,6 +58,8 @@ LAYERS = [
         "memory",
         "derived",
         "batch_records",
+        "geometry",
+        "steps",
     ],
     ["settings"],
 ]

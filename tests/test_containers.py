@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from skunet.containers import open_container, open_pairs, pick_items, read_image, read_mask
+from skunet.containers import open_container, open_pairs, pick_items
+from skunet.image_files import read_image, read_mask
 
 
 def contents(container):

@@ -7,9 +7,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from skunet.containers import read_mask
 from skunet.datasets import make_cells
 from skunet.files import write_mask
+from skunet.image_files import read_mask
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "first_segmentation.py"
 TINY = ("--epochs", "1", "--depth", "1", "--filters", "2", "--quiet")

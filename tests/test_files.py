@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from skunet import files
-from skunet.containers import read_mask
 from skunet.files import find_images, pair_files, write_mask, write_masks
+from skunet.image_files import read_mask
 
 
 def touch(folder, *names):

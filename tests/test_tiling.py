@@ -4,10 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skunet.geometry import PlainGeometry
 from skunet.network import UNet
 from skunet.pixels import TensorPixels
 from skunet.reach import cut
-from skunet.tiling import PlainGeometry, assemble, choose_tile_size, predict_tiles
+from skunet.tiling import assemble, choose_tile_size, predict_tiles
 
 
 def whole_and_tiled(network, images, tile_size):

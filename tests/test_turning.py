@@ -3,10 +3,11 @@ import pytest
 import torch
 from conftest import make_segmenter
 
+from skunet.geometry import PlainGeometry
 from skunet.network import UNet
 from skunet.pixels import TensorPixels, read_mirrored
 from skunet.reach import cut
-from skunet.tiling import PlainGeometry, assemble, predict_tiles
+from skunet.tiling import assemble, predict_tiles
 from skunet.turning import TURNS, Turn, TurnedPixels, choose_turns
 
 NUMPY = {

@@ -1,0 +1,65 @@
+"""What a network reads and gives, as tiling must know it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Geometry", "PlainGeometry", "round_up"]
+
+
+class Geometry(Protocol):
+    """What tiling must know of a network; `UNet` has it."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Input sides are multiples of this, or differ from one by a constant."""
+
+    @property
+    def margin(self) -> int:
+        """Pixels that the output is smaller than the input, on each side."""
+
+    @property
+    def receptive_field(self) -> tuple[int, int]:
+        """Pixels before and after an output pixel that can change it."""
+
+    @property
+    def is_exactly_tileable(self) -> bool:
+        """Whether pixels beyond the receptive field have no influence."""
+
+    def input_size(self, output_size: int) -> int:
+        """Return the smallest legal input side with an output of at least `output_size`."""
+
+    def output_size(self, input_size: int) -> int:
+        """Return the output side of a legal input side."""
+
+
+@dataclass(frozen=True)
+class PlainGeometry:
+    """A network that keeps the size, takes multiples of `size_multiple`, and of which no more is known.
+
+    Examples
+    --------
+    >>> PlainGeometry(size_multiple=16).input_size(100)
+    112
+    """
+
+    size_multiple: int
+    margin: int = 0
+    is_exactly_tileable: bool = False
+
+    @property
+    def receptive_field(self) -> tuple[int, int]:
+        """A guess, for the overlap of blended tiles."""
+        return (4 * self.size_multiple, 4 * self.size_multiple)
+
+    def input_size(self, output_size: int) -> int:
+        """Return the next multiple."""
+        return round_up(output_size, self.size_multiple)
+
+    def output_size(self, input_size: int) -> int:
+        """Return the same size."""
+        return input_size
+
+
+def round_up(n: int, multiple: int) -> int:
+    """Return the least multiple that is not below `n`."""
+    return -(-n // multiple) * multiple

@@ -1,0 +1,325 @@
+"""From probabilities or labels to cleaner labels, and to instances: steps that `postprocess` takes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from skunet.containers import open_container
+from skunet.image_by_image import map_images
+
+__all__ = [
+    "ArgMax",
+    "FillHoles",
+    "KeepLargest",
+    "RemoveSmall",
+    "Threshold",
+    "WatershedInstances",
+]
+
+
+def _index_of(label: Any, classes: np.ndarray, name: str) -> int:
+    """Return the position of a label; the last for None."""
+    if label is None:
+        return len(classes) - 1
+    found = np.flatnonzero(classes == label)
+    if len(found) != 1:
+        raise ValueError(f"{name} must be one of the labels {classes.tolist()}; got {label!r}.")
+    return int(found[0])
+
+
+class Threshold(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
+    """Give a label to the pixels where its probability reaches a threshold, and to others the best of the rest.
+
+    Parameters
+    ----------
+    threshold : float, default=0.5
+        0 to 1.
+    label : label or None, default=None
+        None is the last of the classes: of two, the foreground.
+
+    Examples
+    --------
+    >>> probabilities = np.array([[0.9, 0.6, 0.2], [0.1, 0.4, 0.8]])
+    >>> Threshold(0.3)(probabilities, np.array([0, 255]))
+    array([  0, 255, 255])
+    """
+
+    takes_probabilities = True
+
+    def __init__(self, threshold: float = 0.5, label: Any = None) -> None:
+        self.threshold = threshold
+        self.label = label
+
+    def __call__(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return the labels (*S) of probabilities (K, *S)."""
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be a number from 0 to 1; got {self.threshold!r}.")
+        index = _index_of(self.label, classes, "label")
+        rest = np.delete(np.arange(len(classes)), index)
+        best = rest[np.take(probabilities, rest, axis=0).argmax(0)]
+        return classes.take(np.where(probabilities[index] >= self.threshold, index, best))
+
+
+class ArgMax(BaseEstimator):  # type: ignore[misc]
+    """Give each pixel its most probable label, given how common the labels are where the images come from.
+
+    Probabilities are multiplied by the ratio of the new priors to the old (Saerens, Latinne and Decaestecker, 2002).
+
+    Parameters
+    ----------
+    priors : dict of label to float, or None, default=None
+        How common each label is; in any unit. None, as of labels that are not named, for no change.
+    old_priors : dict of label to float, or None, default=None
+        How common it was in training: `class_counts_`, or None, as of labels that are not named, for equally.
+
+    Examples
+    --------
+    >>> probabilities = np.array([[0.6, 0.2], [0.4, 0.8]])
+    >>> ArgMax({0: 1, 1: 3})(probabilities, np.array([0, 1]))
+    array([1, 1])
+    """
+
+    takes_probabilities = True
+
+    def __init__(self, priors: Any = None, old_priors: Any = None) -> None:
+        self.priors = priors
+        self.old_priors = old_priors
+
+    def __call__(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return the labels (*S) of probabilities (K, *S)."""
+        ratio = self._weights("priors", classes) / self._weights("old_priors", classes)
+        weighted = probabilities * ratio.reshape((-1,) + (1,) * (probabilities.ndim - 1))
+        labels: np.ndarray = classes.take(weighted.argmax(0))
+        return labels
+
+    def _weights(self, name: str, classes: np.ndarray) -> np.ndarray:
+        given = getattr(self, name) or {}
+        unknown = set(given) - set(classes.tolist())
+        if unknown or any(not np.isfinite(value) or value < 0 for value in given.values()):
+            raise ValueError(f"{name} must give numbers from 0 up to labels of {classes.tolist()}; got {given!r}.")
+        weights = np.array([float(given.get(label, 1.0)) for label in classes.tolist()])
+        if name == "old_priors" and not weights.all():
+            raise ValueError(f"old_priors must be above 0; got {given!r}.")
+        return weights
+
+
+class MaskTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A transformer of masks that learns nothing."""
+
+    def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
+        """Return a mask (*S) made from one whose `background` is this label."""
+        raise NotImplementedError
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002
+        """Do nothing.
+
+        Returns
+        -------
+        self
+        """
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def transform(self, X: Any) -> Any:
+        """Clean masks.
+
+        Parameters
+        ----------
+        X : ndarray (N, *S), list or object array of (*S)
+            Masks. The least label in all of them is taken for the background.
+
+        Returns
+        -------
+        masks : in the container of X
+        """
+        background = min(np.min(mask) for mask in (open_container(X, "y")[index] for index in range(len(X))))
+        return map_images(X, lambda one: self.clean(open_container(one, "y")[0], background=background))
+
+
+def _labels_of(given: Any, mask: np.ndarray, background: Any) -> list[Any]:
+    """Return the labels to work on: those given, or all but the background."""
+    labels = np.unique(mask).tolist()
+    if given is None:
+        return [label for label in labels if label != background]
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise ValueError(f"labels must be None or a list of labels; got {given!r}.")
+    return [label for label in labels if label in list(given)]
+
+
+def _components(is_part: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return components by number, from 1, and the pixels of each number, 0 included."""
+    if connectivity not in range(1, is_part.ndim + 1):
+        raise ValueError(f"connectivity must be a whole number from 1 to {is_part.ndim}; got {connectivity!r}.")
+    numbers, _ = ndimage.label(is_part, ndimage.generate_binary_structure(is_part.ndim, connectivity))
+    return numbers, np.bincount(numbers.ravel())
+
+
+def _filled_from_around(mask: np.ndarray, is_gone: np.ndarray) -> np.ndarray:
+    """Return a mask where pixels that are gone have the label of the nearest that is not; all gone is none gone."""
+    if not is_gone.any() or is_gone.all():
+        return mask
+    nearest = ndimage.distance_transform_edt(is_gone, return_distances=False, return_indices=True)
+    filled: np.ndarray = mask[tuple(nearest)]
+    return filled
+
+
+class RemoveSmall(MaskTransformer):
+    """Remove connected components of few pixels: they take the label of what is nearest.
+
+    Parameters
+    ----------
+    min_size : int, default=64
+        Pixels of the smallest component that stays.
+    labels : list of labels or None, default=None
+        Of which components are removed; None for all but the background (the first class).
+    connectivity : int, default=1
+        How many axes neighbours may differ on: 1 for those that share an edge (a face), up to 2 (3) for corners too.
+
+    Examples
+    --------
+    >>> RemoveSmall(2).transform(np.array([[[0, 1, 0, 0], [0, 0, 1, 1]]]))
+    array([[[0, 0, 0, 0],
+            [0, 0, 1, 1]]])
+    """
+
+    def __init__(self, min_size: int = 64, labels: Any = None, connectivity: int = 1) -> None:
+        self.min_size = min_size
+        self.labels = labels
+        self.connectivity = connectivity
+
+    def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
+        """Return a mask without small components."""
+        is_gone = np.zeros(mask.shape, dtype=bool)
+        for label in _labels_of(self.labels, mask, background):
+            numbers, sizes = _components(mask == label, self.connectivity)
+            is_small = sizes < self.min_size
+            is_small[0] = False
+            is_gone |= is_small[numbers]
+        return _filled_from_around(mask, is_gone)
+
+
+class KeepLargest(MaskTransformer):
+    """Keep the largest connected component of each label: others take the label of what is nearest.
+
+    Parameters
+    ----------
+    labels : list of labels or None, default=None
+        Of which one component stays; None for all but the background (the first class).
+    connectivity : int, default=1
+        See `RemoveSmall`.
+
+    Examples
+    --------
+    >>> KeepLargest().transform(np.array([[[0, 1, 0, 0], [0, 0, 1, 1]]]))
+    array([[[0, 0, 0, 0],
+            [0, 0, 1, 1]]])
+    """
+
+    def __init__(self, labels: Any = None, connectivity: int = 1) -> None:
+        self.labels = labels
+        self.connectivity = connectivity
+
+    def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
+        """Return a mask with one component per label."""
+        is_gone = np.zeros(mask.shape, dtype=bool)
+        for label in _labels_of(self.labels, mask, background):
+            numbers, sizes = _components(mask == label, self.connectivity)
+            is_gone |= (numbers > 0) & (numbers != 1 + sizes[1:].argmax())
+        return _filled_from_around(mask, is_gone)
+
+
+class FillHoles(MaskTransformer):
+    """Fill background that is enclosed, away from the image's border, with the nearest label.
+
+    Parameters
+    ----------
+    max_size : int or None, default=None
+        Pixels of the largest hole that is filled; None for any.
+
+    Examples
+    --------
+    >>> FillHoles().transform(np.array([[[0, 7, 7, 7], [0, 7, 0, 7], [0, 7, 7, 7]]]))
+    array([[[0, 7, 7, 7],
+            [0, 7, 7, 7],
+            [0, 7, 7, 7]]])
+    """
+
+    def __init__(self, max_size: int | None = None) -> None:
+        self.max_size = max_size
+
+    def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
+        """Return a mask without holes."""
+        numbers, sizes = _components(mask == background, 1)
+        is_hole = sizes <= (mask.size if self.max_size is None else self.max_size)
+        is_hole[0] = False
+        for axis in range(mask.ndim):
+            for side in (0, -1):
+                is_hole[np.unique(numbers.take(side, axis))] = False
+        return _filled_from_around(mask, is_hole[numbers])
+
+
+class WatershedInstances(BaseEstimator):  # type: ignore[misc]
+    """Tell touching objects apart by a watershed, and number them from 1; other pixels are 0.
+
+    With a class of boundaries, objects grow from what lies inside them over the boundaries' probability; without one,
+    from the points farthest from their rims (Beucher and Lantuejoul, 1979; Vincent and Soille, 1991). The values are
+    no labels of the classes, and `score` does not take them.
+
+    Parameters
+    ----------
+    label : label or None, default=None
+        Of the objects; None is the last of the classes.
+    boundary : label or None, default=None
+        Of the boundaries between objects, if there is such a class; its pixels go to the objects.
+    min_distance : int, default=5
+        Without boundaries: pixels between the middles of two objects, at least.
+    min_size : int, default=1
+        With boundaries: pixels of the smallest inside that an object grows from.
+
+    Raises
+    ------
+    ImportError
+        Without scikit-image: install `skunet[instances]`.
+    """
+
+    takes_probabilities = True
+    gives_instances = True
+
+    def __init__(self, label: Any = None, boundary: Any = None, min_distance: int = 5, min_size: int = 1) -> None:
+        self.label = label
+        self.boundary = boundary
+        self.min_distance = min_distance
+        self.min_size = min_size
+
+    def __call__(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return the instances (*S), int32, of probabilities (K, *S)."""
+        watershed, find_peaks = _import_watershed()
+        best = probabilities.argmax(0)
+        is_inside = best == _index_of(self.label, classes, "label")
+        if self.boundary is not None:
+            boundary = _index_of(self.boundary, classes, "boundary")
+            markers, sizes = _components(is_inside, 1)
+            markers[sizes[markers] < self.min_size] = 0
+            instances = watershed(probabilities[boundary], markers, mask=is_inside | (best == boundary))
+        else:
+            distance = ndimage.distance_transform_edt(is_inside)
+            numbers, _ = _components(is_inside, 1)
+            peaks = find_peaks(distance, min_distance=self.min_distance, labels=numbers, exclude_border=False)
+            markers = np.zeros(is_inside.shape, dtype=np.int32)
+            markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+            instances = watershed(-distance, markers, mask=is_inside)
+        return np.asarray(instances, dtype=np.int32)
+
+
+def _import_watershed() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        from skimage.feature import peak_local_max
+        from skimage.segmentation import watershed
+    except ImportError as error:
+        raise ImportError("WatershedInstances needs scikit-image: pip install 'skunet[instances]'.") from error
+    return watershed, peak_local_max

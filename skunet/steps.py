@@ -1,0 +1,55 @@
+"""What `postprocess` stands for: steps that one image goes through after the other."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Steps"]
+
+
+class Steps:
+    """What `postprocess` stands for, done to one image after the other.
+
+    Parameters
+    ----------
+    postprocess : None, callable, transformer of masks, or a list of these
+    classes : ndarray of shape (K,)
+
+    Raises
+    ------
+    ValueError
+        If a step that takes probabilities is not the first.
+    """
+
+    def __init__(self, postprocess: Any, classes: np.ndarray) -> None:
+        self.classes = classes
+        self.steps = list(postprocess) if isinstance(postprocess, list | tuple) else [postprocess]
+        self.steps = [step for step in self.steps if step is not None]
+        takes = [getattr(step, "takes_probabilities", False) for step in self.steps]
+        if any(takes[1:]):
+            names = [type(step).__name__ for step in self.steps]
+            raise ValueError(f"A step that takes probabilities must be the first of postprocess; got {names}.")
+        self.take_probabilities = bool(takes and takes[0])
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return the labels (*S) that the steps make of labels (*S), or of probabilities (K, *S)."""
+        size = values.shape[self.take_probabilities :]
+        for step in self.steps:
+            values = np.asarray(_call(step, values, self.classes))
+            if values.shape != size:
+                raise ValueError(
+                    f"A step of postprocess must give one label per pixel, shape {size} here; "
+                    f"{getattr(step, '__name__', type(step).__name__)} gave {values.shape}."
+                )
+        return values
+
+
+def _call(step: Any, values: np.ndarray, classes: np.ndarray) -> Any:
+    if getattr(step, "takes_probabilities", False):
+        return step(values, classes)
+    if hasattr(step, "clean"):  # a transformer of masks of ours, which need not look for the background
+        return step.clean(values, background=classes[0])
+    return step.transform(values[None])[0] if hasattr(step, "transform") else step(values)
