@@ -26,7 +26,7 @@ from skunet.patches import (
 )
 from skunet.scaling import check_scaling, fit_scaling
 from skunet.splits import hold_out
-from skunet.tiling import AUTO_WHOLE
+from skunet.tile_size import AUTO_WHOLE
 from skunet.training_set import TrainingSet, open_training_set
 from skunet.workers import is_in_worker
 

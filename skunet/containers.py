@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skunet.image_files import read_image, read_mask
+from skunet.image_files import open_array, read_image, read_mask
 from skunet.resizing import ResizedImages
 
-__all__ = ["Container", "object_array", "open_container", "open_pairs", "pick_items"]
+__all__ = ["Container", "is_lazy", "object_array", "open_container", "open_pairs", "pick_items"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
 RULES = {
@@ -65,7 +65,23 @@ class Container:
 
     def item_ndim(self) -> int:
         """Return the number of axes of one item, from the shape or from the first."""
-        return len(self.shape) - 1 if self.shape is not None else self[0].ndim
+        return len(self.shape) - 1 if self.shape is not None else len(self.item_shape(0))
+
+    def item_shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of one item, as it comes, without reading it where that can be."""
+        if self.shape is not None:
+            return self.shape[1:]
+        lazy = self.open_item(index)
+        return self[index].shape if lazy is None else tuple(lazy.shape)
+
+    def open_item(self, index: int) -> Any | None:
+        """Return one item as something to read parts of, or None where it must be read whole."""
+        if self.kind not in ("list", "object_array"):
+            return None
+        item = self.items[index]
+        if isinstance(item, str | Path):
+            return open_array(item)
+        return item if is_lazy(item) else None
 
     def as_user_array(self) -> Any:
         """Return the items so that an array of positions can index them."""
@@ -77,6 +93,12 @@ class Container:
                 return picked.items[picked.indices]
             return np.stack([self[index] for index in range(len(self))])
         return object_array(self.items)
+
+
+def is_lazy(data: Any) -> bool:
+    """Return whether this is like an array, but none in memory."""
+    is_like_array = all(hasattr(data, name) for name in ("shape", "dtype", "__getitem__"))
+    return is_like_array and not isinstance(data, np.ndarray | Tensor)
 
 
 def object_array(items: Sequence[Any]) -> np.ndarray:
@@ -100,16 +122,28 @@ def open_container(data: Any, name: str) -> Container:
     TypeError, ValueError
         If this is no container of images, or empty.
     """
-    if data is None or isinstance(data, str | Path | dict | set):
+    if isinstance(data, str | Path):
+        data = _open_path(data, name)
+    if data is None or isinstance(data, dict | set):
         got = "None" if data is None else f"{type(data).__name__} {str(data)[:80]!r}"
-        raise (TypeError if data is not None else ValueError)(
-            f"{name} must be {RULES[name]} or of paths; got {got}. "
-            "For a folder pass its files, skunet.files.find_images(folder)."
-        )
+        raise (TypeError if data is not None else ValueError)(f"{name} must be {RULES[name]} or of paths; got {got}.")
     container = _open_known(data, name)
     if len(container) == 0:
         raise ValueError(f"{name} must hold at least one image; got 0 sample(s) (shape={np.shape(data)}).")
     return container
+
+
+def _open_path(path: str | Path, name: str) -> Any:
+    """Open the stack that a TIFF file or a zarr array holds."""
+    stack = open_array(path)
+    if stack is None:
+        raise TypeError(
+            f"{name} must be {RULES[name]} or of paths, or the path of one TIFF file or zarr array that holds a stack; "
+            f"got {type(path).__name__} {str(path)[:80]!r}. For a folder pass its files: find_images(folder)."
+        )
+    if len(stack.shape) < 3:
+        raise ValueError(f"{path} holds one image, shape {tuple(stack.shape)}, and no stack: pass a list, [path].")
+    return stack
 
 
 def _open_known(data: Any, name: str) -> Container:

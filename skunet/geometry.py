@@ -34,7 +34,15 @@ class Geometry(Protocol):
 
 @dataclass(frozen=True)
 class PlainGeometry:
-    """A network that keeps the size, takes multiples of `size_multiple`, and of which no more is known.
+    """A network that keeps the size and takes multiples of `size_multiple`.
+
+    Attributes
+    ----------
+    size_multiple : int
+    reach : (int, int) or None
+        Pixels before and after an output pixel that can change it; None if not known.
+    margin : int
+    is_exactly_tileable : bool
 
     Examples
     --------
@@ -43,13 +51,14 @@ class PlainGeometry:
     """
 
     size_multiple: int
+    reach: tuple[int, int] | None = None
     margin: int = 0
     is_exactly_tileable: bool = False
 
     @property
     def receptive_field(self) -> tuple[int, int]:
-        """A guess, for the overlap of blended tiles."""
-        return (4 * self.size_multiple, 4 * self.size_multiple)
+        """What can change a pixel; a guess, for the overlap of blended tiles, where it is not known."""
+        return self.reach or (4 * self.size_multiple, 4 * self.size_multiple)
 
     def input_size(self, output_size: int) -> int:
         """Return the next multiple."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from skunet.settings import SharedSetting
 
-__all__ = ["exact_float32", "resolve_device", "resolve_precision"]
+__all__ = ["exact_float32", "free_memory", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(device: str | torch.device) -> str:
@@ -92,3 +93,43 @@ def exact_float32(precision: str) -> Iterator[None]:
         return
     with _rounding.changed(_without_rounding):
         yield
+
+
+# Where Linux says how many bytes a container may take, has taken, and has taken for copies of files that it can drop:
+# of its second and first version.
+CGROUP = Path("/sys/fs/cgroup")
+CONTAINER = [
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+]
+
+
+def free_memory(device: str) -> float | None:
+    """Return the bytes that are free on a device at this moment; None where the machine does not say."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
+    if kind == "mps":
+        return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return _free_on_linux() if kind == "cpu" else None
+
+
+def _free_on_linux() -> float | None:
+    try:
+        free = [1024.0 * _numbers(Path("/proc/meminfo"))["MemAvailable"]]
+    except (OSError, KeyError):
+        return None
+    for most, taken, parts, files in CONTAINER:
+        try:
+            kept = float((CGROUP / taken).read_text()) - _numbers(CGROUP / parts)[files]
+            free.append(float((CGROUP / most).read_text()) - kept)
+        except (OSError, ValueError, KeyError):  # no such file, or "max"
+            continue
+    return max(min(free), 0.0)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return the numbers of a file with a name and a number per line."""
+    rows = (line.replace(":", " ").split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

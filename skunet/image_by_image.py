@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from itertools import chain
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,9 @@ class LabelledImages:
     def masks(self) -> Container:
         """Return the masks, to be read one at a time; raise ValueError if there is not one per image."""
         masks = open_pairs(self.X)[1] if isinstance(self.X, Dataset) else open_container(self.y, "y")
-        if len(self.X) != len(masks):
-            raise ValueError(
-                f"X and y must have the same number of images; got {len(self.X)} images, {len(masks)} masks."
-            )
+        n_images = len(open_container(self.X, "X") if isinstance(self.X, str | Path) else self.X)
+        if n_images != len(masks):
+            raise ValueError(f"X and y must have the same number of images; got {n_images} images, {len(masks)} masks.")
         check_consistent_length(masks, self.groups, self.sample_weight)
         return masks
 

@@ -1,6 +1,7 @@
 """Images and masks in files: read whole, or opened to read parts of."""
 
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,120 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["read_image", "read_mask"]
+__all__ = ["open_array", "read_image", "read_mask"]
+
+TIFF = (".tif", ".tiff")
+
+
+def open_array(path: str | Path) -> Any | None:
+    """Open a TIFF file or a zarr array, to read parts of it.
+
+    Parameters
+    ----------
+    path : str or path
+        Of a TIFF file, whose first series is meant, or of the folder of a zarr array.
+
+    Returns
+    -------
+    array-like or None
+        With `shape`, `dtype` and slices that read. None if this is none of both, or if it takes a package that is not
+        installed: compressed TIFF needs tifffile and zarr.
+
+    Raises
+    ------
+    OSError
+        If the file is not there, or broken.
+    ValueError
+        If the folder is a zarr group.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (*TIFF, ".zarr") and not Path(path).exists():
+        raise FileNotFoundError(f"There is no {path}.")
+    try:
+        if _is_zarr(Path(path)):
+            return _open_zarr(Path(path))
+        if suffix in TIFF:
+            return _open_tiff(path)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return None
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def _open_zarr(path: Path) -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(f"To read {path}: pip install 'skunet[zarr]'.") from error
+    array = zarr.open(str(path), mode="r")
+    if not hasattr(array, "dtype"):
+        names = sorted(array.keys())
+        raise ValueError(f"{path} is a zarr group of {names}. Give the path of an array in it, {path / '...'}.")
+    return array
+
+
+def _open_tiff(path: str | Path) -> Any | None:
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    try:
+        return tifffile.memmap(path, mode="r", series=0)
+    except ValueError:
+        pass  # it is compressed, or in tiles
+    try:
+        import zarr
+    except ImportError:
+        return None
+    file = tifffile.TiffFile(path)
+    try:
+        parts = _Parts(zarr.open(file.aszarr(series=0, level=0), mode="r"), path)
+    except Exception:
+        file.close()
+        raise
+    weakref.finalize(parts, file.close)
+    return parts
+
+
+class _Parts:
+    """An array in a file, with errors that name the file."""
+
+    def __init__(self, array: Any, path: str | Path) -> None:
+        self.array, self.path = array, path
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.array[index])
+        except (MemoryError, IndexError):
+            raise
+        except Exception as error:
+            raise _unreadable(self.path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> OSError:
+    reason = re.sub(r"`<.*?>``", "it", str(error))
+    return OSError(f"{path} could not be read as an image: {reason}. Is the file complete?")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file in its own dtype, channels last.
+    """Read an image file, or a zarr array, in its own dtype, channels last.
 
     Raises
     ------
     OSError
         If the file cannot be read; names the path.
     """
+    if _is_zarr(Path(path)):
+        return np.asarray(open_array(path))
     try:
         with open(path, "rb") as file:  # imageio leaves files open that are no images
             # Formats go by the suffix: pages of TIFF are a volume, which its first bytes do not tell.
@@ -27,8 +131,7 @@ def read_image(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = re.sub(r"`<.*?>``", "it", str(error))
-        raise OSError(f"{path} could not be read as an image: {reason}. Is the file complete?") from error
+        raise _unreadable(path, error) from error
     is_still = str(path).lower().endswith(".gif") and len(image) == 1
     return image[0] if is_still else image
 
@@ -55,6 +158,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def _pixel_mode(path: str | Path) -> str | None:
     """Return what Pillow calls the kind of pixels; None for files that are not for Pillow."""
+    if _is_zarr(Path(path)):
+        return None
     try:
         with Image.open(path) as file:
             return file.mode

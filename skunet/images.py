@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skunet.containers import Container, object_array, pick_items
 
-__all__ = ["Images", "Results", "as_tensor", "check_out", "check_pixels", "open_images", "subset"]
+__all__ = ["Images", "Results", "as_tensor", "can_hold", "check_out", "check_pixels", "open_images", "subset"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def open_images(
     if n_extra not in (0, 1):
         raise ValueError(_rank_message(container, spatial_ndim, mask_ndim))
     if n_channels is not None:
-        found = images[0].shape[0] if n_extra else 1
+        found = _n_channels(container) if n_extra else 1
         if found != n_channels:
             raise ValueError(
                 f"X has {found} channel(s), but UNetSegmenter is expecting {n_channels} as fitted "
@@ -99,6 +99,10 @@ def open_images(
             )
         _warn_of_one_colour_image(container, n_extra)
     return images
+
+
+def _n_channels(container: Container) -> int:
+    return container.item_shape(0)[0 if container.channels_first else -1]
 
 
 def _warn_of_one_colour_image(container: Container, n_extra: int) -> None:
@@ -113,7 +117,7 @@ def _warn_of_one_colour_image(container: Container, n_extra: int) -> None:
 
 
 def _shape_text(container: Container) -> str:
-    return str(container.shape if container.shape is not None else f"{container[0].shape} of image 0")
+    return str(container.shape if container.shape is not None else f"{container.item_shape(0)} of image 0")
 
 
 def _rank_message(container: Container, spatial_ndim: int, mask_ndim: int | None) -> str:
@@ -130,7 +134,7 @@ def _rank_message(container: Container, spatial_ndim: int, mask_ndim: int | None
 
 
 def _channel_hint(container: Container, n_channels: int, spatial_ndim: int) -> str:
-    shape = container[0].shape
+    shape = container.item_shape(0)
     if len(shape) == spatial_ndim + 1 and shape[0] == n_channels:
         axis = 1 if container.shape is not None else 0
         return f"Channels come last: pass np.moveaxis(X, {axis}, -1)."
@@ -205,7 +209,7 @@ class Results:
         elif not self.is_stack and self.arrays[index] is None:
             self.arrays[index] = np.empty(values.shape, dtype=values.dtype)
         dtype = self.array(index).dtype
-        if dtype != values.dtype and not _can_hold(dtype, np.unique(values)):
+        if dtype != values.dtype and not can_hold(dtype, np.unique(values)):
             raise ValueError(
                 f"Results of dtype {dtype} cannot hold what image {index} has, {values.dtype} from {values.min()} to "
                 f"{values.max()}. Give an out that can, or let postprocess give all images one dtype."
@@ -258,14 +262,15 @@ def check_out(out: Any, X: Any, values: Any) -> None:
     for index, array in enumerate(arrays):
         if not hasattr(array, "__setitem__") or not getattr(getattr(array, "flags", None), "writeable", True):
             raise ValueError(f"out must be something that can be written; got a read-only {type(array).__name__}.")
-        if not _can_hold(getattr(array, "dtype", None), np.asarray(values)):
+        if not can_hold(getattr(array, "dtype", None), np.asarray(values)):
             raise ValueError(f"out must hold values such as {np.asarray(values).tolist()}; got dtype {array.dtype}.")
         others = [other for other in (*inputs, *arrays[:index]) if isinstance(other, np.ndarray)]
         if isinstance(array, np.ndarray) and any(np.shares_memory(array, other) for other in others):
             raise ValueError("out must be memory of its own; got X itself, or one array twice. Pass other arrays.")
 
 
-def _can_hold(dtype: Any, values: np.ndarray) -> bool:
+def can_hold(dtype: Any, values: np.ndarray) -> bool:
+    """Return whether arrays of a dtype, or of any for None, keep values as they are."""
     try:
         if dtype is None or np.can_cast(values.dtype, dtype):
             return True

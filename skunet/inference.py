@@ -1,9 +1,10 @@
 """From images to logits: device, precision, scaling, tiles and the network, in this order."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,18 +13,27 @@ from torch import Tensor, nn
 
 from skunet.blending import IsDone, never
 from skunet.components import uncompiled
+from skunet.derived import kept_for
 from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
 from skunet.geometry import Geometry, PlainGeometry
+from skunet.hardware import free_memory
 from skunet.joining import without_copies
 from skunet.network import UNet
 from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
 from skunet.reach import cut
+from skunet.receptive_field import MeasuredGeometry
 from skunet.scaling import image_scaling, scale
-from skunet.tiling import assemble, choose_tile_size, predict_tiles
+from skunet.tile_size import TileMemory, auto_tile_size, choose_tile_size, measure_tile
+from skunet.tiling import assemble, predict_tiles
 from skunet.turning import Turn
 
 __all__ = ["Inference", "channels_last", "check_logits", "geometry_of"]
+
+# Share of the free memory that a tile may take: others want some, and more may be kept than was measured.
+SHARE = 0.5
+# Pixels of images that are predicted whole without a question for memory.
+SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Inference:
     geometry : Geometry
     engine : {"torch", "openvino", "onnxruntime"}
         What computes; others than torch take no `fit_params`.
+    memory_limit : float or None
+        Bytes that an automatic tile may take; None for a share of those that are free.
     """
 
     module: nn.Module
@@ -55,6 +67,7 @@ class Inference:
     tile_size: Any
     geometry: Geometry
     engine: str = "torch"
+    memory_limit: float | None = None
 
     def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of scaled patches, in one piece."""
@@ -80,11 +93,12 @@ class Inference:
         *,
         turns: Sequence[Turn] = (),
         is_done: IsDone = never,
+        region: Window | None = None,
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with what `activate` makes of their logits, the mean of it where images are turned too."""
         if turns:
-            return self._tiles(pixels, activate, turns, {}, is_done)
-        tiles = self._tiles(pixels, lambda logits: logits, (), {}, is_done)
+            return self._tiles(pixels, activate, turns, {}, is_done, region)
+        tiles = self._tiles(pixels, lambda logits: logits, (), {}, is_done, region)
         return ((window, activate(logits)) for window, logits in tiles)
 
     def _tiles(
@@ -94,10 +108,13 @@ class Inference:
         turns: Sequence[Turn],
         fit_params: dict[str, Any],
         is_done: IsDone = never,
+        region: Window | None = None,
     ) -> Iterator[tuple[Window, Tensor]]:
         constants = self._constants_of(pixels)
-        multiple = self.geometry.size_multiple
-        tile_size = choose_tile_size(self.tile_size, pixels.size, size_multiple=multiple)
+        if isinstance(self.tile_size, str):
+            tile_size = self._auto_tile_size(pixels, constants)
+        else:
+            tile_size = choose_tile_size(self.tile_size, pixels.size, size_multiple=self.geometry.size_multiple)
         if tile_size is not None and not self.geometry.is_exactly_tileable:
             _warn_of_blending()
         return predict_tiles(
@@ -109,7 +126,43 @@ class Inference:
             geometry=self.geometry,
             turns=turns,
             is_done=is_done,
+            region=region,
         )
+
+    def _auto_tile_size(self, pixels: Pixels, constants: Tensor) -> tuple[int, ...] | None:
+        size, n_images = pixels.size, len(pixels.images) if isinstance(pixels, TensorPixels) else 1
+        limit = self.memory_limit or (None if n_images * math.prod(size) <= SMALL else free_memory(self.device))
+        if limit is not None and self.memory_limit is None:
+            limit *= SHARE
+        return auto_tile_size(
+            size,
+            geometry=self.geometry,
+            memory=None if limit is None else self._tile_memory(constants.shape[-1], len(size), n_images),
+            limit=limit,
+            is_gpu=torch.device(self.device).type == "cuda",
+        )
+
+    def _tile_memory(self, n_channels: int, ndim: int, n_images: int) -> TileMemory | None:
+        """Return what the forward pass of tiles takes; None where it cannot be measured."""
+        if self.engine != "torch":
+            return None
+        sides = [self.geometry.input_size(n * self.geometry.size_multiple) for n in (4, 8)]
+
+        def run(size: tuple[int, ...]) -> None:
+            window = tuple(slice(0, self.geometry.output_size(n)) for n in size)
+            images = torch.zeros(1, n_channels, *size, device=self.device)
+            with torch.no_grad():
+                self._forward(images, window, {})
+
+        def measure() -> TileMemory | None:
+            try:
+                return measure_tile(run, [(side,) * ndim for side in sides])
+            except (RuntimeError, TypeError, ValueError):  # a module of others wants other sizes, or further arguments
+                return None
+
+        key = ("tile memory", self.precision, n_channels, ndim)
+        memory: TileMemory | None = kept_for(self.module, key, measure)
+        return None if memory is None else replace(memory, per_pixel=n_images * memory.per_pixel)
 
     def _constants_of(self, pixels: Pixels) -> Tensor:
         """Return offset and divisor, where each image has its own those of the whole of it."""
@@ -167,7 +220,7 @@ def check_logits(output: Any, n_classes: int) -> Tensor:
 def _warn_of_blending() -> None:
     warnings.warn(
         "Tiles are blended where they overlap, and may differ from the whole image: the network's layers look "
-        "beyond their neighbourhood (instance or group normalization), or are not known. Use "
+        "beyond their neighbourhood (instance or group normalization, attention). Use "
         'module__normalization="batch", or tile_size=None where the memory holds the whole image.',
         UserWarning,
         stacklevel=3,
@@ -179,17 +232,26 @@ def channels_last(spatial_ndim: int) -> torch.memory_format:
     return torch.channels_last if spatial_ndim == 2 else torch.channels_last_3d
 
 
-def geometry_of(module: nn.Module, *, size_multiple: int) -> Geometry:
+def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spatial_ndim: int) -> Geometry:
     """Return what tiling must know of a network.
 
     Parameters
     ----------
     module : torch.nn.Module
-        `UNet`, or any that says the same about itself, answers alone.
+        `UNet`, or any that says the same about itself, answers alone. Others may say `receptive_field`, pixels before
+        and after or one number for both, `is_exactly_tileable` or `size_multiple`; what they do not is measured.
     size_multiple : int
         Of input sides, for a module that does not say.
+    n_channels : int
+    spatial_ndim : int
     """
     plain: Any = uncompiled(module)
-    if hasattr(plain, "receptive_field"):
+    if isinstance(plain, UNet) or all(hasattr(plain, name) for name in ("input_size", "output_size", "margin")):
         return cast(Geometry, plain)
-    return PlainGeometry(getattr(plain, "size_multiple", size_multiple))
+    multiple = getattr(plain, "size_multiple", size_multiple)
+    reach = getattr(plain, "receptive_field", None)
+    is_exact = getattr(plain, "is_exactly_tileable", True)
+    if reach is None and is_exact:
+        return MeasuredGeometry(plain, multiple, n_channels, spatial_ndim)
+    pair = None if reach is None else (reach, reach) if isinstance(reach, int) else tuple(reach)
+    return PlainGeometry(multiple, pair, is_exactly_tileable=is_exact)

@@ -208,11 +208,17 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
             scaling=self.fitted_scaling_,
             constants=self.scaling_constants_,
             tile_size=self.tile_size,
+            memory_limit=self.memory_limit,
             geometry=self._geometry(),
         )
 
     def _geometry(self) -> Geometry:
-        return geometry_of(self.module_, size_multiple=self.size_multiple_)
+        return geometry_of(
+            self.module_,
+            size_multiple=self.size_multiple_,
+            n_channels=self.n_channels_in_,
+            spatial_ndim=self.spatial_ndim_,
+        )
 
     def _place_network(self) -> None:
         """Move the network to where `device` says at this moment, and note the precision."""

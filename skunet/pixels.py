@@ -1,6 +1,7 @@
 """Images to read windows of, wherever they are kept, mirrored beyond their ends."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,12 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skunet.containers import is_lazy
 from skunet.images import Images, as_tensor, check_pixels
 from skunet.mirroring import reflect
-from skunet.reach import cut
+from skunet.reach import cut, shifted
 from skunet.scaling import image_statistics, merge_statistics
 
-__all__ = ["ArrayPixels", "Pixels", "TensorPixels", "Window", "open_pixels", "pixel_statistics", "read_mirrored"]
+__all__ = [
+    "ArrayPixels",
+    "Pixels",
+    "PlacedPixels",
+    "TensorPixels",
+    "Window",
+    "mirrored_window",
+    "open_pixels",
+    "pixel_statistics",
+    "read_mirrored",
+]
 
 # Pixels that are read at a time where the whole image is looked through; images of no more are read at once.
 BLOCK = 1 << 24
@@ -123,10 +135,10 @@ def open_pixels(images: Images, index: int) -> ArrayPixels:
     container, name = images.container, f"image {index}"
     channel_axis = -1 if images.has_channel_axis else None
     lazy = None
-    if container.kind == "stack" and _is_lazy(container.items):
+    item = container.open_item(index)
+    if container.kind == "stack" and is_lazy(container.items):
         lazy = ArrayPixels(container.items, images.stack_size(), index, channel_axis, name)
-    item: Any = container.items[index] if container.kind in ("list", "object_array") else None
-    if _is_lazy(item) and len(item.shape) == images.spatial_ndim + images.has_channel_axis:
+    elif item is not None and len(item.shape) == images.spatial_ndim + images.has_channel_axis:
         lazy = ArrayPixels(item, tuple(item.shape[: images.spatial_ndim]), None, channel_axis, name)
     if lazy is not None and math.prod(lazy.size) > BLOCK and lazy.takes_windows():
         return lazy
@@ -135,10 +147,38 @@ def open_pixels(images: Images, index: int) -> ArrayPixels:
     return ArrayPixels(image, image.shape[1:], None, 0, name)
 
 
-def _is_lazy(data: Any) -> bool:
-    return all(hasattr(data, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(
-        data, np.ndarray | Tensor
-    )
+@dataclass(frozen=True)
+class PlacedPixels:
+    """A part of an image, which reads as far as it goes.
+
+    Attributes
+    ----------
+    part : Pixels
+    starts : tuple of int
+        Where in the image it begins.
+    size : tuple of int
+        Pixels per axis of the image.
+    """
+
+    part: Pixels
+    starts: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def read(self, window: Window) -> Tensor:
+        """Return pixels of a window of the image that lies in the part."""
+        return self.part.read(tuple(shifted(span, start) for span, start in zip(window, self.starts, strict=True)))
+
+
+def mirrored_window(window: Window, size: Sequence[int]) -> Window:
+    """Return which pixels inside an image of `size` a window shows that may go beyond its ends.
+
+    Examples
+    --------
+    >>> mirrored_window((slice(-3, 1),), (10,))
+    (slice(0, 4, None),)
+    """
+    positions = [reflect(np.arange(span.start, span.stop), n) for span, n in zip(window, size, strict=True)]
+    return tuple(slice(int(at.min()), int(at.max()) + 1) for at in positions)
 
 
 def read_mirrored(pixels: Pixels, window: Window) -> Tensor:
@@ -149,13 +189,13 @@ def read_mirrored(pixels: Pixels, window: Window) -> Tensor:
     >>> read_mirrored(TensorPixels(torch.tensor([[[0, 1, 2]]])), (slice(-1, 7),))
     tensor([[[1, 0, 1, 2, 1, 0, 1, 2]]])
     """
-    positions = [reflect(np.arange(span.start, span.stop), n) for span, n in zip(window, pixels.size, strict=True)]
-    firsts = [int(at.min()) for at in positions]
-    block = pixels.read(tuple(slice(first, int(at.max()) + 1) for first, at in zip(firsts, positions, strict=True)))
-    for axis, (span, first, at) in enumerate(zip(window, firsts, positions, strict=True), start=2):
-        if span.start != first or span.stop != int(at.max()) + 1:
+    reads = mirrored_window(window, pixels.size)
+    block = pixels.read(reads)
+    for axis, (span, read, n) in enumerate(zip(window, reads, pixels.size, strict=True), start=2):
+        if span != read:
+            at = torch.from_numpy(reflect(np.arange(span.start, span.stop), n) - read.start)
             # Unlike index_select, indexing knows every dtype.
-            block = block[(slice(None),) * axis + (torch.from_numpy(at - first).to(block.device),)]
+            block = block[(slice(None),) * axis + (at.to(block.device),)]
     return block
 
 

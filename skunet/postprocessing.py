@@ -137,7 +137,8 @@ class MaskTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         masks : in the container of X
         """
-        background = min(np.min(mask) for mask in (open_container(X, "y")[index] for index in range(len(X))))
+        masks = open_container(X, "y")
+        background = min(np.unique(masks[index])[0] for index in range(len(masks)))
         return map_images(X, lambda one: self.clean(open_container(one, "y")[0], background=background))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skunet.blending import IsDone, never
+from skunet.chunks import is_dask, predict_chunks
 from skunet.components import uncompiled
 from skunet.fingerprint import describe
 from skunet.hardware import exact_float32
@@ -19,6 +21,7 @@ from skunet.inference import Inference
 from skunet.journal import Journal
 from skunet.pixels import Pixels, Window, open_pixels
 from skunet.progress import prediction_bar
+from skunet.reach import shifted
 from skunet.resizing import resize_linearly
 from skunet.steps import Steps
 from skunet.tiling import assemble
@@ -66,6 +69,11 @@ class Output:
         """Return a new array for an image."""
         return np.empty((*(() if self.n_leading is None else (self.n_leading,)), *size), dtype=self.dtype)
 
+    def put(self, values: np.ndarray, window: Window, scores: Tensor) -> None:
+        """Write the scores of a window into an array for an image."""
+        place: tuple[Any, ...] = (..., *window)
+        values[place] = self.finish(scores)[0]
+
 
 class ImagePrediction:
     """What `predict` and `predict_proba` do."""
@@ -102,15 +110,23 @@ class ImagePrediction:
         return choose_turns(self.tta, spatial_ndim=self.spatial_ndim_)
 
     def _predict_labels(self, X: Any, out: Any, resume: bool) -> Any:
-        steps = Steps(self.postprocess, self.classes_)
-        if steps.take_probabilities:
-            output = self._probabilities("predict", steps)
-        else:
-            is_monotonous = self.predict_nonlinearity in ("auto", None) and not self._turns()
-            activate = _as_they_are if is_monotonous else self._get_predict_nonlinearity()
-            output = Output("predict", self.classes_.dtype, None, activate, self._to_labels, steps)
-        check_out(out, X, [] if steps else self.classes_)
+        output = self._output("predict")
+        check_out(out, X, [] if output.steps else self.classes_)
         return self._predict_images(X, output, out=out, resume=resume)
+
+    def _predict_probabilities(self, X: Any, out: Any, resume: bool) -> Any:
+        check_out(out, X, np.float32(0.5))
+        return self._predict_images(X, self._output("predict_proba"), out=out, resume=resume)
+
+    def _output(self, method: str) -> Output:
+        """Return how what `method` returns is made."""
+        nonlinearity = self._get_predict_nonlinearity()
+        steps = Steps(self.postprocess if method == "predict" else None, self.classes_)
+        if method == "predict_proba" or steps.take_probabilities:
+            return Output(method, np.float32, len(self.classes_), nonlinearity, _to_array, steps)
+        is_monotonous = self.predict_nonlinearity in ("auto", None) and not self._turns()
+        activate = _as_they_are if is_monotonous else nonlinearity
+        return Output(method, self.classes_.dtype, None, activate, self._to_labels, steps)
 
     def _check_gives_labels(self) -> None:
         steps = self.postprocess if isinstance(self.postprocess, list | tuple) else [self.postprocess]
@@ -120,16 +136,6 @@ class ImagePrediction:
                 "postprocess=None."
             )
 
-    def _predict_probabilities(self, X: Any, out: Any, resume: bool) -> Any:
-        check_out(out, X, np.float32(0.5))
-        return self._predict_images(
-            X, self._probabilities("predict_proba", Steps(None, self.classes_)), out=out, resume=resume
-        )
-
-    def _probabilities(self, method: str, steps: Steps) -> Output:
-        nonlinearity = self._get_predict_nonlinearity()
-        return Output(method, np.float32, len(self.classes_), nonlinearity, _to_array, steps)
-
     def _predict_images(self, X: Any, output: Output, *, out: Any, resume: bool) -> Any:
         """Predict one image at a time, and write each tile, activated and finished, into the results."""
         # A scoring callback may have put the logits of this epoch in the place of the method.
@@ -137,11 +143,32 @@ class ImagePrediction:
             batches = [output.finish(output.activate(logits)) for logits in self.forward_iter(X, device="cpu")]
             return np.concatenate([np.stack([output.steps(values) for values in batch]) for batch in batches])
         images = self._open_images(X)
+        if out is None and is_dask(images.container):
+            return predict_chunks(self, images, output)
+        with self._ready_inference() as inference:
+            return self._write_images(images, inference, output, out=out, resume=resume)
+
+    @contextmanager
+    def _ready_inference(self) -> Iterator[Inference]:
         self._set_training(False)
         self._place_network()
         with shared_cores(), exact_float32(self.precision_), torch.inference_mode():
-            inference = replace(self._inference(), engine=self.engine)
-            return self._write_images(images, inference, output, out=out, resume=resume)
+            yield replace(self._inference(), engine=self.engine)
+
+    def predict_region(self, pixels: Pixels, region: Window | None, *, method: str, constants: Any) -> np.ndarray:
+        """Return what `method` gives for a window of an image, or for all of it, with these constants of scaling."""
+        output = self._output(method)
+        span = region or tuple(slice(0, n) for n in pixels.size)
+        values = output.array(tuple(part.stop - part.start for part in span))
+        starts = [part.start for part in span]
+        with self._ready_inference() as inference:
+            inference = replace(inference, constants=constants)
+            for window, scores in inference.activated_tiles(
+                pixels, output.activate, turns=self._turns(), region=region
+            ):
+                inside = tuple(shifted(part, start) for part, start in zip(window, starts, strict=True))
+                output.put(values, inside, scores)
+        return output.steps(values)
 
     def _write_images(self, images: Images, inference: Inference, output: Output, *, out: Any, resume: bool) -> Any:
         # Steps may give labels of another dtype, which the first image shows.
@@ -194,14 +221,12 @@ class ImagePrediction:
         tiles = self._score_tiles(
             pixels, inference, size=size, activate=output.activate, is_done=is_done if is_in_parts else never
         )
-        parts = ((window, output.finish(scores)[0]) for window, scores in tiles)
         if not output.steps:
-            yield from parts
+            yield from ((window, output.finish(scores)[0]) for window, scores in tiles)
             return
         values = output.array(size)
-        for window, part in parts:
-            place: tuple[Any, ...] = (..., *window)
-            values[place] = part
+        for window, scores in tiles:
+            output.put(values, window, scores)
         yield whole, output.steps(values)
 
     def _score_tiles(

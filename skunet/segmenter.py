@@ -35,8 +35,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
         patches of at most 256 pixels per side (64 in 3-D).
     augment : "default", None or callable, default="default"
-        "default" mirrors and turns by right angles. A callable gets `(images, masks, weights, generator)` of a
-        batch, scaled tensors (B, C, *S), (B, *S) and (B, *S) or None, and returns the first three.
+        "default" mirrors and turns by right angles. A callable gets `(images, masks, weights, generator)` of a batch,
+        scaled tensors (B, C, *S), (B, *S) and (B, *S) or None, and returns the first three.
     class_weight : None, "balanced" or dict, default=None
         Weight of each class in the loss; a dict is by label.
     ignore_label : label or None, default=None
@@ -45,28 +45,28 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Of the network's arithmetic; loss and softmax are float32. "auto" takes bfloat16 where the processor or GPU
         has instructions for it, float16 on the GPUs just before these, else float32, which is never TensorFloat-32.
     tile_size : "auto", None, int or tuple of int, default="auto"
-        Pixels per side of the tiles in which large images are predicted, their surroundings not included, rounded
-        up to a multiple of `2**depth`. None takes each image whole.
+        Kept pixels per side of the tiles in which large images are predicted, rounded up to a multiple of `2**depth`.
+        None takes each image whole; "auto" is as large as is fast and half the free memory, or `memory_limit`, holds.
     tta : bool or list of str, default=False
-        Test-time augmentation: average predictions over all flips and right-angle turns, or over the image and
-        those named: "flip_vertical", "flip_horizontal", "turn_90", "turn_180", "turn_270", "transpose",
-        "antitranspose", for volumes "flip_depth" too.
+        Test-time augmentation: average over all flips and right-angle turns, or over the image and those named:
+        "flip_vertical", "flip_horizontal", "turn_90", "turn_180", "turn_270", "transpose", "antitranspose", for volumes
+        "flip_depth" too.
     postprocess : None, callable, transformer, or list of these, default=None
         Done to what `predict` would return, one whole image at a time: functions from labels (*S) to labels, or steps
         of `skunet.postprocessing` such as `RemoveSmall(20)`. A callable with an attribute `takes_probabilities=True`
         is called with probabilities (K, *S) and `classes_`, and must be the first. Training does not see it.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
-        What computes predictions. The others compute on the CPU, need the extra of their name, and take a moment to
-        compile the network; ONNX Runtime is always float32.
+        What computes predictions. Others compute on the CPU, need the extra of their name, and take a moment to compile
+        the network; ONNX Runtime is always float32.
     memory_limit : float or None, default=None
         Bytes that a training step may take, beside data and libraries: patches are cropped (where `patch_size` is
-        None) and batches made smaller until an estimate, measured on small patches, keeps within it. Validation on
-        whole images comes on top.
+        None) and batches made smaller until an estimate, measured on small patches, keeps within it. So are tiles.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
-        Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names;
-        maps (N, C, *S) to logits (N, K, *S). An instance is used as it is.
+        Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names; maps
+        (N, C, *S) to logits (N, K, *S). An instance is used as it is. It may have attributes `size_multiple` (of its
+        sides; 2**depth), `receptive_field` (pixels on each side; measured) and `is_exactly_tileable`.
     criterion : type, default=CrossEntropyDiceLoss
         Called with logits (N, K, *S), `NLLLoss` with their log-softmax, and class indices (N, *S), -1 = ignore.
     optimizer : type, default=torch.optim.AdamW
@@ -78,8 +78,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     dataset : type, default=ImageDataset
         Another class is called with `(X, y)` and must give (image, mask) pairs, channels first.
     train_split : float, None or callable, default=0.2
-        Share of the images (of the groups, where `fit` gets `groups`) to validate on, at least one; None for no
-        validation. Under 5 images or 2 groups none is held out. A callable is used as by skorch.
+        Share of the images (of the groups, where there are any) to validate on, at least one; None for no validation.
+        Under 5 images or 2 groups none is held out. A callable is used as by skorch.
     callbacks : None, "disable" or list, default=None
         Added to the default ones: `epoch_timer`, `train_loss`, `valid_loss`, `iou`, `early_stopping`, `progress`,
         `print_log`. `callbacks__early_stopping=None` switches one off.
@@ -218,7 +218,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         X : array, list, or Dataset
             Images: a stack (N, *S) or (N, *S, C), any real dtype, channels last, where S is (H, W) or (D, H, W);
             a list or 1-D object array of images of several sizes; a list of paths; a lazy array; a Tensor, channels
-            first; or a torch Dataset of (image, mask) pairs, channels first, with `y=None`.
+            first; the path of a TIFF file or zarr array that holds a stack; or a torch Dataset of (image, mask) pairs,
+            channels first, with `y=None`.
         y : array or list
             Masks: a stack (N, *S), or a list of (*S) arrays or of paths. Any labels: bool, 0/255, gaps, negative,
             whole-number floats, strings.
@@ -290,7 +291,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             Of any sizes, with the channels and the rank of those fitted. Lazy arrays are read tile by tile.
         out : array or list of arrays, optional
             To write into, tile by tile: a stack (N, *S) where X is one, else a list of (*S); also memory maps, zarr or
-            HDF5 data sets. Its dtype must hold the labels. What is written stays when the prediction is interrupted.
+            HDF5 data sets. Its dtype must hold the labels. An interruption leaves what is written.
         resume : bool, default=False
             Go on with what an earlier, interrupted call left out. `out` must be in a file (memory map, zarr, HDF5); a
             file `*.progress` beside it notes what is written until all is.
@@ -299,6 +300,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         -------
         labels : ndarray (N, *S), list or object array of (*S)
             In the container of X and the dtype of `classes_`, or of what `postprocess` gives; `out` where it is given.
+            Of dask arrays dask arrays, which are computed chunk by chunk when they are asked for.
 
         Raises
         ------

@@ -3,59 +3,17 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from skunet.blending import Forward, IsDone, never, predict_blended
 from skunet.geometry import Geometry, round_up
-from skunet.pixels import Pixels, Window, read_mirrored
+from skunet.pixels import Pixels, Window, mirrored_window, read_mirrored
 from skunet.reach import cut
 from skunet.turning import Turn, TurnedPixels
 
-__all__ = ["assemble", "choose_tile_size", "predict_tiles"]
-
-# Kept pixels per side of an automatic tile. At depth 4 with 32 filters 2048 x 2048 took 1.14 times as long as in one
-# piece in tiles of 512, 1.08 times in tiles of 768, and 1.10 times in tiles of 1024, whose memory is larger.
-AUTO_TILE = {2: 768, 3: 96}
-# Images up to this many pixels are predicted whole.
-AUTO_WHOLE = {2: 1 << 20, 3: 1 << 21}
-
-
-def choose_tile_size(
-    tile_size: str | int | Sequence[int] | None, size: Sequence[int], *, size_multiple: int
-) -> tuple[int, ...] | None:
-    """Return the kept pixels per axis of a tile, or None for the whole image in one.
-
-    Parameters
-    ----------
-    tile_size : "auto", None, int or sequence of int
-    size : sequence of int
-        Pixels per axis of the image.
-    size_multiple : int
-
-    Examples
-    --------
-    >>> choose_tile_size(100, (300, 80), size_multiple=16)
-    (112, 112)
-    >>> choose_tile_size("auto", (300, 80), size_multiple=16) is None
-    True
-    """
-    if tile_size is None:
-        return None
-    if isinstance(tile_size, str):
-        n_pixels = 1
-        for n in size:
-            n_pixels *= n
-        if n_pixels <= AUTO_WHOLE[len(size)]:
-            return None
-        tile_size = AUTO_TILE[len(size)]
-    sides = [int(tile_size)] * len(size) if isinstance(tile_size, int | Integral) else list(tile_size)
-    if len(sides) != len(size):
-        raise ValueError(f"tile_size must be a number of pixels, or one per axis, {len(size)} here; got {tile_size}.")
-    chosen = tuple(round_up(side, size_multiple) for side in sides)
-    return None if all(side >= n for side, n in zip(chosen, size, strict=True)) else chosen
+__all__ = ["assemble", "predict_tiles", "read_window"]
 
 
 def predict_tiles(
@@ -66,6 +24,7 @@ def predict_tiles(
     geometry: Geometry,
     turns: Sequence[Turn] = (),
     is_done: IsDone = never,
+    region: Window | None = None,
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield windows of the images with the network's scores for them; together they cover each pixel once.
 
@@ -82,6 +41,9 @@ def predict_tiles(
         Scores are the mean over the images turned in each of these ways, and turned back; none for the images alone.
     is_done : callable
         Whether a window may be left out.
+    region : tuple of slice, optional
+        Where scores are asked for, of a geometry that is exactly tileable, starting at multiples of its
+        `size_multiple`; None for everywhere.
 
     Yields
     ------
@@ -93,7 +55,8 @@ def predict_tiles(
     size = pixels.size
     views = [(TurnedPixels(pixels, turn), turn) for turn in turns]
     if tile_size is None or geometry.is_exactly_tileable:
-        tiles = [[slice(0, n)] for n in size] if tile_size is None else _grid(size, tile_size)
+        asked = region or tuple(slice(0, n) for n in size)
+        tiles = [[span] for span in asked] if tile_size is None else _grid(asked, tile_size)
 
         def predict(keep: Window) -> Tensor:
             if not views:
@@ -157,32 +120,52 @@ def _mean(tensors: Iterator[Tensor]) -> Tensor:
     return total.div_(n_tensors)
 
 
-def _grid(size: Sequence[int], tile_size: Sequence[int]) -> list[list[slice]]:
+def _grid(region: Window, tile_size: Sequence[int]) -> list[list[slice]]:
     """Return the tiles along each axis."""
     return [
-        [slice(start, min(start + tile, n)) for start in range(0, n, tile)]
-        for n, tile in zip(size, tile_size, strict=True)
+        [slice(start, min(start + tile, span.stop)) for start in range(span.start, span.stop, tile)]
+        for span, tile in zip(region, tile_size, strict=True)
     ]
 
 
 def _predict_window(pixels: Pixels, forward: Forward, *, keep: Window, geometry: Geometry) -> Tensor:
-    """Return the scores of a kept window, computed with all pixels that can change them.
+    """Return the scores of a kept window, computed with all pixels that can change them."""
+    reads, inside = _surroundings(keep, pixels.size, geometry)
+    return forward(read_mirrored(pixels, reads), inside)
+
+
+def _surroundings(keep: Window, size: Sequence[int], geometry: Geometry) -> tuple[Window, Window]:
+    """Return what must be read for a kept window, and where it lies in the network's output.
 
     What is read starts at a multiple of `size_multiple`, so that poolings fall on the same pixels as in the whole,
     and never goes beyond the padded whole, so that zero padding falls on the same pixels too.
     """
     margin, multiple = geometry.margin, geometry.size_multiple
-    before, after = (max(reach - margin, 0) for reach in geometry.receptive_field)
+    are_whole = [window.start == 0 and window.stop == n for window, n in zip(keep, size, strict=True)]
+    before, after = (0, 0) if all(are_whole) else (max(reach - margin, 0) for reach in geometry.receptive_field)
     reads, starts = [], []
-    for window, n in zip(keep, pixels.size, strict=True):
+    for window, n, is_whole in zip(keep, size, are_whole, strict=True):
         n_whole = geometry.output_size(geometry.input_size(n))
-        is_whole = window.start == 0 and window.stop == n
         first = 0 if is_whole else max((window.start - before) // multiple * multiple, 0)
         last = n_whole if is_whole else min(window.stop + after, n_whole)
         reads.append(slice(first - margin, first - margin + geometry.input_size(last - first)))
         starts.append(window.start - first)
-    inside = (slice(start, start + span.stop - span.start) for start, span in zip(starts, keep, strict=True))
-    return forward(read_mirrored(pixels, tuple(reads)), tuple(inside))
+    inside = tuple(slice(start, start + span.stop - span.start) for start, span in zip(starts, keep, strict=True))
+    return tuple(reads), inside
+
+
+def read_window(region: Window, size: Sequence[int], *, geometry: Geometry, turns: Sequence[Turn]) -> Window:
+    """Return which pixels of an image of `size` the scores of a region depend on; all where tiles are not exact."""
+    if not geometry.is_exactly_tileable:
+        return tuple(slice(0, n) for n in size)
+    reads = []
+    for turn in turns or [Turn.none(len(size))]:
+        turned = turn.size(size)
+        around = _surroundings(turn.window(region, size), turned, geometry)[0]
+        reads.append(turn.window_before(mirrored_window(around, turned), size))
+    return tuple(
+        slice(min(span.start for span in spans), max(span.stop for span in spans)) for spans in zip(*reads, strict=True)
+    )
 
 
 def assemble(tiles: Iterator[tuple[Window, Tensor]], size: Sequence[int]) -> Tensor:

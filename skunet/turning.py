@@ -26,6 +26,11 @@ class Turn:
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
 
+    @classmethod
+    def none(cls, ndim: int) -> "Turn":
+        """Return the turn that leaves an image as it is."""
+        return cls(tuple(range(ndim)), (False,) * ndim)
+
     def size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the pixels per axis of a turned image."""
         return tuple(size[axis] for axis in self.axes)

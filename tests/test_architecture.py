@@ -28,7 +28,8 @@ LAYERS = [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
         *("threshold_scores", "export", "postprocessing"),
     ],
-    ["patches", "persistence", "image_by_image", "inference"],
+    ["patches", "persistence", "image_by_image", "inference", "chunks"],
+    ["receptive_field"],
     ["training_set", "files", "tiling"],
     ["turning", "blending", "journal"],
     ["pixels"],
@@ -57,11 +58,11 @@ LAYERS = [
         "reach",
         "memory",
         "derived",
+        "tile_size",
         "batch_records",
-        "geometry",
         "steps",
     ],
-    ["settings"],
+    ["settings", "geometry"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {

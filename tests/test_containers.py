@@ -162,7 +162,7 @@ def test_masks_in_grey_rgb_and_palette_files_give_one_label_per_pixel(tmp_path):
     ("data", "error", "message"),
     [
         (None, ValueError, "X must be a stack"),
-        ("images/", TypeError, r"of paths; got str 'images/'. For a folder pass its files"),
+        ("images/", TypeError, r"holds a stack; got str 'images/'. For a folder pass its files"),
         ([], ValueError, r"at least one image; got 0 sample\(s\)"),
         (np.zeros((0, 4, 4)), ValueError, r"at least one image; got 0 sample"),
         (np.zeros((4, 4)), ValueError, r"got shape \(4, 4\).*X\[None\]"),

@@ -8,7 +8,7 @@ from skunet.geometry import PlainGeometry
 from skunet.network import UNet
 from skunet.pixels import TensorPixels
 from skunet.reach import cut
-from skunet.tiling import assemble, choose_tile_size, predict_tiles
+from skunet.tiling import assemble, predict_tiles
 
 
 def whole_and_tiled(network, images, tile_size):
@@ -125,27 +125,6 @@ def test_blending_gives_the_whole_for_a_pointwise_network():
         images.shape[2:],
     )
     torch.testing.assert_close(blended, 2 * images + 1)
-
-
-@pytest.mark.parametrize(
-    ("tile_size", "size", "expected"),
-    [
-        (None, (9999, 9999), None),
-        ("auto", (1024, 1024), None),
-        ("auto", (1025, 1025), (768, 768)),
-        ("auto", (200, 200, 200), (96, 96, 96)),
-        (100, (300, 300), (112, 112)),
-        ((16, 40), (300, 300), (16, 48)),
-        (300, (300, 300), None),
-    ],
-)
-def test_tile_sizes(tile_size, size, expected):
-    assert choose_tile_size(tile_size, size, size_multiple=16) == expected
-
-
-def test_a_tile_has_the_axes_of_the_image():
-    with pytest.raises(ValueError, match=r"one per axis, 2 here; got \(1, 2, 3\)"):
-        choose_tile_size((1, 2, 3), (300, 300), size_multiple=16)
 
 
 ERRORS = [

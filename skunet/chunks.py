@@ -1,0 +1,144 @@
+"""Predictions of dask arrays: as lazy as these, chunk by chunk."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from skunet.containers import Container, object_array
+from skunet.geometry import Geometry, round_up
+from skunet.images import Images, can_hold
+from skunet.pixels import ArrayPixels, PlacedPixels, Window
+from skunet.scaling import image_scaling, image_statistics, merge_statistics
+from skunet.tiling import read_window
+
+__all__ = ["is_dask", "predict_chunks"]
+
+
+def is_dask(container: Container) -> bool:
+    """Return whether a container is a dask array, or a list of such."""
+    if container.original_sizes is not None:
+        return False
+    items = [container.items] if container.kind == "stack" else container.items
+    return container.kind in ("stack", "list", "object_array") and all(map(_is_dask_array, items))
+
+
+def _is_dask_array(array: Any) -> bool:
+    return type(array).__module__.startswith("dask.array")
+
+
+def predict_chunks(segmenter: Any, images: Images, output: Any) -> Any:
+    """Return predictions that are computed when they are asked for, each chunk from its pixels and those around it.
+
+    Chunks follow those of the images, from multiples of the network's `size_multiple` on. Images of which tiles would
+    be blended, or that `postprocess` takes whole, are one chunk.
+    """
+    import dask.array
+    from dask import delayed
+
+    frozen = deepcopy(segmenter)  # what is computed later is what was asked for now
+    frozen.trim_for_prediction()
+    network = delayed(frozen, pure=False, traverse=False)  # handed to each worker once
+    plan = partial(_predict_image, network, frozen, images, output)
+    if images.container.kind == "stack":
+        stack = images.container.items
+        return dask.array.stack([plan(stack[index], index) for index in range(len(images))])
+    arrays = [plan(array, index) for index, array in enumerate(images.container.items)]
+    if images.container.kind == "list":
+        return arrays
+    return object_array(arrays)
+
+
+def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, array: Any, index: int) -> Any:
+    """Return the lazy prediction of one image, itself a dask array (*S) or (*S, C)."""
+    import dask.array
+    from dask import delayed
+
+    ndim, geometry = images.spatial_ndim, segmenter._geometry()
+    if array.ndim != ndim + images.has_channel_axis:
+        raise ValueError(f"All images must have the axes of the first; image {index} has shape {array.shape}.")
+    if images.has_channel_axis:
+        array = array.rechunk({ndim: -1})
+    size = tuple(array.shape[:ndim])
+    is_one = bool(output.steps) or not geometry.is_exactly_tileable
+    spans = [[slice(0, n)] for n in size] if is_one else _aligned_spans(array.chunks[:ndim], geometry)
+    constants = segmenter.scaling_constants_
+    if constants is None:
+        statistics = [delayed(_statistics)(block, ndim) for block in array.to_delayed().ravel()]
+        constants = delayed(_constants)(segmenter.fitted_scaling_, statistics)
+    leading = () if output.n_leading is None or output.steps else (output.n_leading,)
+    instances = any(getattr(step, "gives_instances", False) for step in output.steps.steps)
+    dtype = np.int32 if instances else segmenter.classes_.dtype if output.method == "predict" else np.float32
+
+    def predict(keep: Window) -> Any:
+        reads = read_window(keep, size, geometry=geometry, turns=segmenter._turns())
+        block = delayed(_predict_block, pure=False)(
+            network,
+            output.method,
+            array[reads],
+            constants,
+            keep=None if is_one else keep,
+            starts=tuple(span.start for span in reads),
+            size=size,
+            dtype=dtype,
+            name=f"image {index}",
+        )
+        shape = (*leading, *(span.stop - span.start for span in keep))
+        return dask.array.from_delayed(block, shape=shape, dtype=dtype)
+
+    blocks = np.empty([len(axis) for axis in spans], dtype=object)
+    for position in np.ndindex(*blocks.shape):
+        blocks[position] = predict(tuple(axis[at] for axis, at in zip(spans, position, strict=True)))
+    return dask.array.block(blocks.tolist())
+
+
+def _aligned_spans(chunks: Sequence[Sequence[int]], geometry: Geometry) -> list[list[slice]]:
+    """Return the chunks along each axis, moved so that they start at multiples.
+
+    Examples
+    --------
+    >>> from skunet.geometry import PlainGeometry
+    >>> _aligned_spans([(10, 3, 20)], PlainGeometry(8))
+    [[slice(0, 16, None), slice(16, 33, None)]]
+    """
+    spans = []
+    for axis in chunks:
+        n, ends = sum(axis), np.cumsum(axis).tolist()
+        starts = sorted({0, *(round_up(end, geometry.size_multiple) for end in ends[:-1])})
+        starts = [start for start in starts if start < n]
+        spans.append([slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)])
+    return spans
+
+
+def _statistics(block: np.ndarray, ndim: int) -> np.ndarray:
+    channels = np.moveaxis(block, -1, 0) if block.ndim > ndim else block[None]
+    return image_statistics(channels)[None]  # (1, C, 5)
+
+
+def _constants(scaling: Any, statistics: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(image_scaling(scaling, merge_statistics(np.stack(statistics))))
+
+
+def _predict_block(
+    segmenter: Any,
+    method: str,
+    block: np.ndarray,
+    constants: Any,
+    *,
+    keep: Window | None,
+    starts: tuple[int, ...],
+    size: tuple[int, ...],
+    dtype: Any,
+    name: str,
+) -> np.ndarray:
+    """Return what is predicted in a window of an image, or in all of it, from the part that begins at `starts`."""
+    channel_axis = -1 if block.ndim > len(size) else None
+    part = ArrayPixels(block, tuple(block.shape[: len(size)]), None, channel_axis, name)
+    values = segmenter.predict_region(PlacedPixels(part, starts, size), keep, method=method, constants=constants)
+    if not can_hold(dtype, np.unique(values)):
+        raise ValueError(
+            f"postprocess must give labels of dtype {np.dtype(dtype)} for dask arrays; got {values.dtype}."
+        )
+    return np.asarray(values, dtype=dtype)

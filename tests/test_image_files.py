@@ -1,0 +1,105 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from conftest import make_segmenter
+
+from skunet.image_files import open_array, read_image
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
+
+
+TIFFS = {
+    "plain": {},
+    "tiles": {"tile": (32, 32), "compression": "zlib"},
+    "strips": {"rowsperstrip": 7, "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_parts_of_tiff_files_are_read(image, tmp_path, kind):
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, image, photometric="rgb", **TIFFS[kind])
+    array = open_array(path)
+    assert (array.shape, array.dtype) == (image.shape, image.dtype)
+    np.testing.assert_array_equal(array[20:33, 5:64], image[20:33, 5:64])
+    np.testing.assert_array_equal(read_image(path), image)
+
+
+def test_the_finest_level_of_a_pyramid_is_meant(image, tmp_path):
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as file:
+        file.write(image, tile=(32, 32), subifds=1, photometric="rgb")
+        file.write(image[::2, ::2], tile=(32, 32), subfiletype=1, photometric="rgb")
+    assert open_array(tmp_path / "pyramid.tif").shape == image.shape
+
+
+def test_zarr_arrays_are_images_and_stacks(cells, fitted, tmp_path):
+    X, y = cells
+    zarr.save(str(tmp_path / "X.zarr"), X)
+    zarr.save(str(tmp_path / "y.zarr"), y)
+    for path in (tmp_path / "X.zarr", str(tmp_path / "X.zarr")):
+        np.testing.assert_array_equal(fitted.predict(path), fitted.predict(X))
+        assert fitted.score(path, tmp_path / "y.zarr") == fitted.score(X, y)
+    np.testing.assert_array_equal(
+        make_segmenter().fit(tmp_path / "X.zarr", tmp_path / "y.zarr").predict(X), make_segmenter().fit(X, y).predict(X)
+    )
+    zarr.save(str(tmp_path / "image.zarr"), X[0])
+    np.testing.assert_array_equal(fitted.predict([tmp_path / "image.zarr"])[0], fitted.predict(X[:1])[0])
+
+
+def test_a_tiff_file_is_a_stack(cells, fitted, tmp_path):
+    X, _ = cells
+    tifffile.imwrite(tmp_path / "stack.tif", X)
+    np.testing.assert_array_equal(fitted.predict(tmp_path / "stack.tif"), fitted.predict(X))
+    tifffile.imwrite(tmp_path / "one.tif", X[0])
+    with pytest.raises(ValueError, match=r"one.tif holds one image, shape \(32, 32\), and no stack: pass a list"):
+        fitted.predict(tmp_path / "one.tif")
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_large_files_are_predicted_in_windows(cells, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("skunet.pixels.BLOCK", 10)
+    X, y = cells
+    segmenter = make_segmenter(tile_size=16, scaling="image").fit(X, y)
+    image = np.tile(X[0], (3, 2))[:83, :50]
+    tifffile.imwrite(tmp_path / "image.tif", image, **TIFFS[kind])
+    monkeypatch.setattr("skunet.containers.read_image", None)  # not as a whole
+    np.testing.assert_array_equal(segmenter.predict([tmp_path / "image.tif"])[0], segmenter.predict([image])[0])
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_a_file_cut_short_is_named(cells, fitted, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("skunet.pixels.BLOCK", 10)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.tile(cells[0][0], (9, 9)), **TIFFS[kind])
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(OSError, match=re.escape(f"{path} could not be read as an image")):
+        fitted.predict([path])
+
+
+def test_what_is_not_there_or_a_group_is_named(fitted, tmp_path):
+    for name in ("none.tif", "none.zarr"):
+        with pytest.raises(FileNotFoundError, match=f"There is no .*{name}"):
+            fitted.predict(tmp_path / name)
+    group = zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
+    group.create_array("0", shape=(2, 8, 8), dtype="uint8")
+    with pytest.raises(ValueError, match=r"is a zarr group of \['0'\]. Give the path of an array in it"):
+        fitted.predict(tmp_path / "group.zarr")
+    assert fitted.predict(tmp_path / "group.zarr" / "0").shape == (2, 8, 8)
+
+
+def test_without_the_packages_files_are_read_whole(image, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "image.tif", image, compression="zlib", photometric="rgb")
+    assert open_array(tmp_path / "image.tif") is not None
+    for missing in ("zarr", "tifffile"):
+        monkeypatch.setitem(sys.modules, missing, None)
+        assert open_array(tmp_path / "image.tif") is None
+    zarr.save(str(tmp_path / "image.zarr"), image)
+    with pytest.raises(ImportError, match=re.escape("pip install 'skunet[zarr]'")):
+        open_array(tmp_path / "image.zarr")
