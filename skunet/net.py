@@ -15,6 +15,7 @@ from skorch.exceptions import NotInitializedError
 from skorch.history import History
 from torch import Tensor, nn
 
+from skunet.allocation import kept_memory
 from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import uncompiled, weighted_loss
@@ -81,7 +82,11 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
         self.notify("on_train_begin", X=dataset.X, y=dataset.y)
         try:
             epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
-            with shared_cores(), exact_float32(self.precision_):
+            with (
+                shared_cores(),
+                exact_float32(self.precision_),
+                kept_memory(if_so=self.memory_limit is None and self.device_ == "cpu"),
+            ):
                 self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
         except KeyboardInterrupt as error:
             self.stop(error)

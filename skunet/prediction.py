@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skunet.allocation import kept_memory
 from skunet.blending import IsDone, never
 from skunet.chunks import is_dask, predict_chunks
 from skunet.components import uncompiled
@@ -29,6 +30,9 @@ from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
 
 __all__ = ["ImagePrediction"]
+
+# Pixels of images whose features are larger than the allocator keeps by itself.
+LARGE = 1 << 19
 
 
 def _as_they_are(logits: Tensor) -> Tensor:
@@ -86,6 +90,8 @@ class ImagePrediction:
     fitted_scaling_: Any
     scaling_constants_: Any
     precision_: str
+    device_: str
+    memory_limit: float | None
     tile_size: Any
     tta: Any
     engine: str
@@ -155,6 +161,9 @@ class ImagePrediction:
         with shared_cores(), exact_float32(self.precision_), torch.inference_mode():
             yield replace(self._inference(), engine=self.engine)
 
+    def _kept_memory(self, pixels: Pixels) -> AbstractContextManager[None]:
+        return kept_memory(if_so=self.memory_limit is None and self.device_ == "cpu" and math.prod(pixels.size) > LARGE)
+
     def predict_region(self, pixels: Pixels, region: Window | None, *, method: str, constants: Any) -> np.ndarray:
         """Return what `method` gives for a window of an image, or for all of it, with these constants of scaling."""
         output = self._output(method)
@@ -185,10 +194,12 @@ class ImagePrediction:
                 size = images.user_size(index, pixels.size)
                 results.begin(index, size)
                 is_done = partial(journal.is_done, index)
-                for window, values in self._finished_parts(pixels, inference, output, size=size, is_done=is_done):
-                    results.write(index, window, values)
-                    journal.note(index, window)
-                    bar.update(math.prod(span.stop - span.start for span in window) / math.prod(size))
+                # Not what holds the results, which are kept for longer.
+                with self._kept_memory(pixels):
+                    for window, values in self._finished_parts(pixels, inference, output, size=size, is_done=is_done):
+                        results.write(index, window, values)
+                        journal.note(index, window)
+                        bar.update(math.prod(span.stop - span.start for span in window) / math.prod(size))
         journal.close()
         return results.give_back()
 

@@ -59,6 +59,7 @@ LAYERS = [
         "memory",
         "derived",
         "tile_size",
+        "allocation",
         "batch_records",
         "steps",
     ],

@@ -6,26 +6,28 @@ from hypothesis import strategies as st
 
 from skunet.geometry import PlainGeometry
 from skunet.network import UNet
-from skunet.pixels import TensorPixels
+from skunet.pixels import PlacedPixels, TensorPixels
 from skunet.reach import cut
-from skunet.tiling import assemble, predict_tiles
+from skunet.tiling import assemble, predict_tiles, read_window
+from skunet.turning import choose_turns
 
 
-def whole_and_tiled(network, images, tile_size):
+def whole_and_tiled(network, images, tile_size, *, turns=()):
+    def predict(**arguments):
+        tiles = predict_tiles(TensorPixels(images), network, geometry=network, turns=turns, **arguments)
+        return assemble(tiles, images.shape[2:])
+
     with torch.inference_mode():
-        return [
-            assemble(predict_tiles(TensorPixels(images), network, tile_size=size, geometry=network), images.shape[2:])
-            for size in (None, tile_size)
-        ]
+        return [predict(tile_size=None), predict(tile_size=tile_size)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     spatial_ndim=st.sampled_from([2, 2, 3]),
-    depth=st.integers(0, 3),
+    depth=st.integers(0, 4),
     padding=st.sampled_from(["same", "valid"]),
     upsampling=st.sampled_from(["transposed", "nearest", "linear"]),
-    convolutions=st.integers(1, 2),
+    convolutions=st.integers(1, 3),
     residual=st.booleans(),
     data=st.data(),
 )
@@ -47,8 +49,44 @@ def test_tiled_equals_whole(spatial_ndim, depth, padding, upsampling, convolutio
     multiple = network.size_multiple
     tile = tuple(-(-data.draw(st.integers(8, 24)) // multiple) * multiple for _ in size)
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, *size))).float()
-    whole, tiled = whole_and_tiled(network, images, tile)
+    turns = choose_turns(
+        data.draw(st.sampled_from([False, False, ["turn_90"], ["transpose", "flip_vertical"]])),
+        spatial_ndim=spatial_ndim,
+    )
+    whole, tiled = whole_and_tiled(network, images, tile, turns=turns)
     assert whole.shape == (1, 3, *size)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-5)
+    # A part of the image, which knows no pixel but those that it asked for.
+    starts = [data.draw(st.sampled_from(range(0, n, multiple))) for n in size]
+    region = tuple(slice(start, data.draw(st.integers(start + 1, n))) for start, n in zip(starts, size, strict=True))
+    reads = read_window(region, size, geometry=network, turns=turns)
+    part = PlacedPixels(TensorPixels(cut(images, reads)), tuple(span.start for span in reads), size)
+    covered = torch.zeros(size)
+    with torch.inference_mode():
+        for window, scores in predict_tiles(
+            part, network, tile_size=tile, geometry=network, turns=turns, region=region
+        ):
+            covered[window] += 1
+            torch.testing.assert_close(scores, cut(whole, window), atol=1e-5, rtol=1e-5)
+    assert torch.equal(covered.nonzero().min(0).values, torch.tensor([span.start for span in region]))
+    assert (covered[region] == 1).all()
+    assert covered.sum() == covered[region].sum()
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [(3, 5000), (5000, 1), (1, 1), (2, 2)])
+def test_strips_and_single_pixels(padding, size):
+    torch.manual_seed(0)
+    network = UNet(1, 2, depth=3, filters=2, padding=padding).eval()
+    whole, tiled = whole_and_tiled(network, torch.randn(1, 1, *size), (64, 64))
+    assert whole.shape == (1, 2, *size)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_deepest_network():
+    torch.manual_seed(0)
+    network = UNet(1, 2, depth=6, filters=1).eval()
+    whole, tiled = whole_and_tiled(network, torch.randn(1, 1, 1500, 130), (256, 64))
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-5)
 
 
