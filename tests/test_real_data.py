@@ -88,3 +88,24 @@ def test_nuclei_from_one_volume_to_the_other():
     predicted = segmenter.predict([volumes["x_1"]])
     assert predicted[0].dtype == bool
     assert dice_score([volumes["y_1"] > 0], predicted) > 0.6
+
+
+def test_a_mosaic_of_sections_has_no_seams():
+    """5120 x 5120 pixels of tissue: tiles equal the whole, and the middle of each section what it is by itself."""
+    paired = pair_files(real_data("isbi2012", "image"), real_data("isbi2012", "label"))
+    X, y = read_all(paired.images), read_all(paired.masks)
+    segmenter = UNetSegmenter(filters=8, max_epochs=6, patch_size=256, random_state=0, precision="float32")
+    segmenter.fit(X[:20], y[:20])
+    order = np.arange(100).reshape(10, 10) % 30
+    mosaic = np.block([[X[index] for index in row] for row in order])[None]  # (1, 5120, 5120)
+    whole = segmenter.set_params(tile_size=None).predict_proba(mosaic)[0, 1]
+    for tile_size in ("auto", 512, (400, 1300)):
+        tiled = segmenter.set_params(tile_size=tile_size).predict_proba(mosaic)[0, 1]
+        np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    alone = segmenter.predict_proba(X[:30])[:, 1]
+    reach = 128  # more than the network sees, and a multiple of its grid
+    middle = slice(reach, 512 - reach)
+    for row, indices in enumerate(order):
+        for column, index in enumerate(indices):
+            part = whole[512 * row :, 512 * column :][middle, middle]
+            np.testing.assert_allclose(part, alone[index][middle, middle], atol=1e-5)
