@@ -147,7 +147,9 @@ class ImagePrediction:
         # A scoring callback may have put the logits of this epoch in the place of the method.
         if out is None and "forward_iter" in vars(self):
             batches = [output.finish(output.activate(logits)) for logits in self.forward_iter(X, device="cpu")]
-            return np.concatenate([np.stack([output.steps(values) for values in batch]) for batch in batches])
+            if output.steps:
+                batches = [np.stack([output.steps(values) for values in batch]) for batch in batches]
+            return np.concatenate(batches)
         images = self._open_images(X)
         if out is None and is_dask(images.container):
             return predict_chunks(self, images, output)
@@ -170,11 +172,9 @@ class ImagePrediction:
         span = region or tuple(slice(0, n) for n in pixels.size)
         values = output.array(tuple(part.stop - part.start for part in span))
         starts = [part.start for part in span]
-        with self._ready_inference() as inference:
-            inference = replace(inference, constants=constants)
-            for window, scores in inference.activated_tiles(
-                pixels, output.activate, turns=self._turns(), region=region
-            ):
+        with self._ready_inference() as inference, self._kept_memory(pixels):
+            scaled = replace(inference, constants=constants)
+            for window, scores in scaled.activated_tiles(pixels, output.activate, turns=self._turns(), region=region):
                 inside = tuple(shifted(part, start) for part, start in zip(window, starts, strict=True))
                 output.put(values, inside, scores)
         return output.steps(values)
