@@ -46,6 +46,8 @@ LAYERS = [
         "exactness",
     ],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
+    ["overlap_losses", "boundary_losses"],
+    ["loss_terms"],
     ["resizing", "state_file", "fingerprint", "stored_parameters", "image_files"],
     [
         "randomness",
