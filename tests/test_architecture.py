@@ -26,7 +26,7 @@ LAYERS = [
     ["batching", "callbacks", "prediction"],
     [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
-        *("threshold_scores", "export", "postprocessing"),
+        *("threshold_scores", "export", "postprocessing", "border_weights"),
     ],
     ["patches", "persistence", "image_by_image", "inference", "chunks"],
     ["receptive_field"],
