@@ -1,18 +1,24 @@
 """Random transforms of training batches: image, mask and weight together, each sample its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
-__all__ = ["augment_batch", "flip_and_turn"]
+from skunet import intensities
+from skunet.warping import draw_warp, warp_images, warp_masks
+
+__all__ = ["Augment", "augment_batch", "flip_and_turn"]
 
 Augmentation = Callable[[Tensor, Tensor, Tensor | None, np.random.Generator], tuple[Tensor, Tensor, Tensor | None]]
 
 
 def augment_batch(
-    augment: str | Augmentation | None,
+    augment: str | float | Augmentation | None,
     images: Tensor,
     masks: Tensor,
     weights: Tensor | None,
@@ -22,9 +28,9 @@ def augment_batch(
 
     Parameters
     ----------
-    augment : "default", None or callable
-        "default" flips and turns. A callable gets `(images, masks, weights, generator)` and returns the
-        first three.
+    augment : "default", float, None or callable
+        "default" flips and turns; a number is `Augment.of_strength` of it. A callable gets
+        `(images, masks, weights, generator)` and returns the first three.
     images : Tensor of shape (B, C, *S), float32
     masks : Tensor of shape (B, *S)
     weights : Tensor of shape (B, *S) or None
@@ -37,8 +43,169 @@ def augment_batch(
     """
     if augment is None:
         return images, masks, weights
-    transform: Augmentation = flip_and_turn if augment == "default" else augment  # type: ignore[assignment]
-    return transform(images, masks, weights, generator)
+    transform: Any = flip_and_turn if augment == "default" else augment
+    if isinstance(augment, int | float):
+        transform = Augment.of_strength(augment)
+    augmented: tuple[Tensor, Tensor, Tensor | None] = transform(images, masks, weights, generator)
+    return augmented
+
+
+class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
+    """Random transforms of training patches; each sample has its own, and images, masks and weights share them.
+
+    `UNetSegmenter(augment=Augment(rotation=15))`; a grid search reaches its parts as `augment__rotation`. Images are
+    those that the network gets, scaled: their standard deviation is about 1. Between pixels they are interpolated,
+    beyond their ends mirrored; masks and weights have the values of the nearest pixels.
+
+    Parameters
+    ----------
+    flip : bool, default=True
+        Mirror along each axis, with probability 1/2 each.
+    turn : bool, default=True
+        Swap rows and columns, where they are equally many, with probability 1/2.
+    rotation : float, default=0
+        Degrees, at most; of volumes about each axis, or about the depth alone where `spacing` differs.
+    zoom : float, default=0
+        Sizes change by factors from 1 / (1 + zoom) to 1 + zoom.
+    shear : float, default=0
+        Degrees, at most.
+    elastic : float, default=0
+        Smooth deformation: the standard deviation, in pixels, of random displacements on a grid of 3 per axis that are
+        interpolated bicubically (trilinearly in volumes) [1]_.
+    brightness : float, default=0
+        At most so much is added to each channel.
+    contrast, gamma : float, default=0
+        Factors of the contrast, and powers of pixels between 0 and 1, from 1 / (1 + x) to 1 + x.
+    noise : float, default=0
+        Standard deviation of Gaussian noise, at most.
+    blur : float, default=0
+        Width of a Gaussian, in pixels, at most.
+    low_resolution : float, default=0
+        Pixels up to 1 + x times as wide.
+    channel_drop : float, default=0
+        Probability of each channel to be 0; one always stays.
+    probability : float, default=0.5
+        Of each part, flips and turns excepted, for each sample; rotation, zoom, shear and elastic are one.
+    spacing : sequence of float, optional
+        Distance between pixels along each axis; 1 by default.
+
+    References
+    ----------
+    .. [1] O. Ronneberger, P. Fischer, T. Brox. "U-Net: Convolutional Networks for Biomedical Image Segmentation",
+       MICCAI 2015.
+
+    Examples
+    --------
+    >>> images, masks = torch.rand(2, 1, 8, 8), torch.ones(2, 8, 8, dtype=torch.int64)
+    >>> augmented, same, _ = Augment(rotation=30, noise=0.1)(images, masks, None, np.random.default_rng(0))
+    >>> augmented.shape, bool((same == 1).all())
+    (torch.Size([2, 1, 8, 8]), True)
+    """
+
+    def __init__(
+        self,
+        *,
+        flip: bool = True,
+        turn: bool = True,
+        rotation: float = 0,
+        zoom: float = 0,
+        shear: float = 0,
+        elastic: float = 0,
+        brightness: float = 0,
+        contrast: float = 0,
+        gamma: float = 0,
+        noise: float = 0,
+        blur: float = 0,
+        low_resolution: float = 0,
+        channel_drop: float = 0,
+        probability: float = 0.5,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        self.flip = flip
+        self.turn = turn
+        self.rotation = rotation
+        self.zoom = zoom
+        self.shear = shear
+        self.elastic = elastic
+        self.brightness = brightness
+        self.contrast = contrast
+        self.gamma = gamma
+        self.noise = noise
+        self.blur = blur
+        self.low_resolution = low_resolution
+        self.channel_drop = channel_drop
+        self.probability = probability
+        self.spacing = spacing
+
+    @classmethod
+    def of_strength(cls, strength: float) -> "Augment":
+        """Return all parts but the dropping of channels, as strong as is said: 0 flips and turns, 1 is usual."""
+        return cls(
+            rotation=15 * strength,
+            zoom=0.25 * strength,
+            shear=5 * strength,
+            elastic=5 * strength,
+            brightness=0.3 * strength,
+            contrast=0.3 * strength,
+            gamma=0.3 * strength,
+            noise=0.1 * strength,
+            blur=1.0 * strength,
+            low_resolution=0.5 * strength,
+            probability=0.3,
+        )
+
+    def check(self) -> None:
+        """Raise ValueError if a parameter is out of its range."""
+        for name, value in self.get_params().items():
+            if name in ("flip", "turn", "spacing"):
+                continue
+            most = 1.0 if name in ("probability", "channel_drop") else 80.0 if name == "shear" else np.inf
+            if not (isinstance(value, Real) and 0 <= float(value) <= most and float(value) < np.inf):
+                raise ValueError(f"{name} of Augment must be a number from 0 to {most:g}; got {value!r}.")
+        if self.spacing is not None and not (np.ndim(self.spacing) == 1 and (np.asarray(self.spacing) > 0).all()):
+            raise ValueError(f"spacing of Augment must be None or one number per axis, above 0; got {self.spacing!r}.")
+
+    def __call__(
+        self, images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images (B, C, *S), masks (B, *S) and weights (B, *S), or None, transformed."""
+        self.check()
+        if self.spacing is not None and len(self.spacing) != masks.ndim - 1:
+            raise ValueError(f"spacing of Augment must be one number per axis, {masks.ndim - 1}; got {self.spacing!r}.")
+        images, masks, weights = _flip_and_turn(images, masks, weights, generator, flip=self.flip, turn=self.turn)
+        warps = {name: getattr(self, name) for name in ("rotation", "zoom", "shear", "elastic")}
+        chosen = self._choose(len(images), generator) if any(warps.values()) else np.empty(0, dtype=int)
+        if chosen.size:
+            at = torch.from_numpy(chosen).to(images.device)
+            size = masks.shape[1:]
+            warp = draw_warp(len(at), size, generator, **warps, spacing=self.spacing, device=images.device)
+            images = _at(images, at, lambda part: warp_images(part, warp))
+            masks = _at(masks, at, lambda part: warp_masks(part, warp))
+            weights = None if weights is None else _at(weights, at, lambda part: warp_masks(part, warp))
+        for name, change in INTENSITIES.items():
+            most = getattr(self, name)
+            chosen = self._choose(len(images), generator) if most else np.empty(0, dtype=int)
+            if chosen.size:
+                at = torch.from_numpy(chosen).to(images.device)
+                changed = change(images.index_select(0, at), most, generator)
+                images = images.index_copy(0, at, changed)
+        return images, masks, weights
+
+    def _choose(self, n_samples: int, generator: np.random.Generator) -> np.ndarray:
+        """Return the positions of samples that a part is applied to."""
+        return np.flatnonzero(generator.random(n_samples) < self.probability)
+
+
+# In the order in which they are applied: those of the scene before those of the camera.
+INTENSITIES = {
+    "brightness": intensities.change_brightness,
+    "contrast": intensities.change_contrast,
+    "gamma": intensities.change_gamma,
+    "blur": intensities.blur,
+    "low_resolution": intensities.lower_resolution,
+    "noise": intensities.add_noise,
+    "channel_drop": intensities.drop_channels,
+}
 
 
 def flip_and_turn(
@@ -67,12 +234,18 @@ def flip_and_turn(
     >>> bool((images[:, 0] == masks).all())
     True
     """
+    return _flip_and_turn(images, masks, weights, generator, flip=True, turn=True)
+
+
+def _flip_and_turn(
+    images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator, *, flip: bool, turn: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     spatial_ndim = masks.ndim - 1
     operations: list[Callable[[Tensor], Tensor]] = [
         lambda tensor, axis=axis: tensor.flip(axis)  # type: ignore[misc]
-        for axis in range(-spatial_ndim, 0)
+        for axis in (range(-spatial_ndim, 0) if flip else ())
     ]
-    if masks.shape[-1] == masks.shape[-2]:
+    if turn and masks.shape[-1] == masks.shape[-2]:
         operations.append(lambda tensor: tensor.transpose(-1, -2))
     for operation in operations:
         chosen = torch.from_numpy(np.flatnonzero(generator.random(len(images)) < 0.5)).to(images.device)

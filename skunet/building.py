@@ -22,7 +22,7 @@ __all__ = ["NetworkBuilding"]
 
 
 # Parameters of objects that are parameters themselves, not of components that skorch builds.
-OF_OBJECTS = ("postprocess__",)
+OF_OBJECTS = ("postprocess__", "augment__")
 
 
 class NetworkBuilding(ImageBatching):

@@ -157,8 +157,8 @@ RULES: dict[str, tuple[Check, str]] = {
         "None, a number of pixels of at least 1, or one such number per axis",
     ),
     "augment": (
-        lambda value: value is None or callable(value) or (isinstance(value, str) and value == "default"),
-        '"default", None or a callable',
+        lambda value: value is None or value == "default" or (callable(value) or (_is_number(value) and value >= 0)),
+        '"default", None, a strength of at least 0, skunet.augmentation.Augment(...) or another callable',
     ),
     "class_weight": (_is_class_weight, 'None, "balanced", or a dict from labels to weights of at least 0'),
     "ignore_label": (lambda value: np.ndim(value) == 0, "None or one label"),

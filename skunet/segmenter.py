@@ -34,9 +34,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     patch_size : int, tuple of int or None, default=None
         Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
         patches of at most 256 pixels per side (64 in 3-D).
-    augment : "default", None or callable, default="default"
-        "default" mirrors and turns by right angles. A callable gets `(images, masks, weights, generator)` of a batch,
-        scaled tensors (B, C, *S), (B, *S) and (B, *S) or None, and returns the first three.
+    augment : "default", None, float or callable, default="default"
+        "default" mirrors and turns by right angles; a number is the strength of all parts of `augmentation.Augment`. A
+        callable gets tensors (images, masks, weights) and a generator, see `Augment`, and returns the first three.
     class_weight : None, "balanced" or dict, default=None
         Weight of each class in the loss; a dict is by label.
     ignore_label : label or None, default=None

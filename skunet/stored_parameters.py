@@ -18,11 +18,11 @@ __all__ = ["choose_parameters", "describe_parameters"]
 
 # Without these there is no prediction; whatever else a file cannot hold matters for training only.
 NEEDED = ("module", "predict_nonlinearity", "postprocess")
-# Of this room objects are stored, by class and parameters.
-STEPS = "skunet.postprocessing"
+# Of these rooms objects are stored, by class and parameters, as these parameters.
+OBJECTS = {"skunet.postprocessing": "postprocess", "skunet.augmentation": "augment"}
 # Where classes and functions are named and looked up, in this order. A name in a file leads nowhere else.
 ROOTS = (
-    *("skunet", "skunet.losses", "skunet.image_dataset", STEPS),
+    *("skunet", "skunet.losses", "skunet.image_dataset", *OBJECTS),
     *("torch.nn", "torch.nn.functional", "torch.optim", "torch.utils.data", "skorch.dataset"),
 )
 COMPONENTS: dict[str, type] = {
@@ -71,10 +71,10 @@ def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
         items = [_describe(parameter, item, seed) for item in value]
         missing = next((item for item in items if "missing" in item), None)
         return missing or {"items": items}
-    if type(value).__module__ == STEPS:
+    if type(value).__module__ in OBJECTS and isinstance(value, BaseEstimator):
         described = describe_parameters(value.get_params(deep=False), seed=seed)
         missing = next((item for item in described.values() if "missing" in item), None)
-        return missing or {"name": f"{STEPS}.{type(value).__name__}", "parameters": described}
+        return missing or {"name": f"{type(value).__module__}.{type(value).__name__}", "parameters": described}
     name = getattr(value, "__name__", "")
     for root in ROOTS:
         if name and _look_up(f"{root}.{name}", parameter) is value:
@@ -93,8 +93,8 @@ def _look_up(name: str, parameter: str) -> Any:
     found = getattr(import_module(root), attribute, None)
     if isinstance(found, type):
         expected = COMPONENTS.get(parameter, nn.Module if "__" in parameter else ())
-        if root == STEPS:
-            expected = BaseEstimator if parameter == "postprocess" else ()
+        if root in OBJECTS:
+            expected = BaseEstimator if parameter == OBJECTS[root] else ()
         return found if issubclass(found, expected) else None
     is_function = root == "torch.nn.functional" and isinstance(found, FunctionType | BuiltinFunctionType)
     return found if is_function and (_is_needed(parameter) and parameter != "module") else None

@@ -46,7 +46,7 @@ LAYERS = [
         "exactness",
     ],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
-    ["overlap_losses", "boundary_losses"],
+    ["overlap_losses", "boundary_losses", "warping", "intensities"],
     ["loss_terms"],
     ["resizing", "state_file", "fingerprint", "stored_parameters", "image_files"],
     [

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_segmenter
+from sklearn.model_selection import GridSearchCV
 
-from skunet.augmentation import augment_batch, flip_and_turn
+from skunet import UNetSegmenter
+from skunet.augmentation import Augment, augment_batch, flip_and_turn
 
 
 @pytest.mark.parametrize("size", [(6, 6), (5, 7), (3, 4, 4), (2, 3, 5)])
@@ -40,3 +43,147 @@ def test_what_the_user_names_is_applied():
 
     brighter = augment_batch(brighten, images, masks, None, np.random.default_rng(0))[0]
     assert torch.allclose(brighter - images, torch.tensor(np.random.default_rng(0).random()).float())
+
+
+# ---- Augment
+
+PARTS = {
+    "rotation": 20,
+    "zoom": 0.3,
+    "shear": 10,
+    "elastic": 2,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "gamma": 0.5,
+    "noise": 0.2,
+    "blur": 1.5,
+    "low_resolution": 1,
+    "channel_drop": 0.5,
+}
+SPATIAL = ("rotation", "zoom", "shear", "elastic")
+
+
+def batch(size=(24, 24), n_samples=6, n_channels=2):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(n_samples, n_channels, *size, generator=generator)
+    masks = (images[:, 0] > 0).long() * 7 - 3
+    return images, masks, masks.float() + 3.5
+
+
+def alone(name, **parameters):
+    return Augment(**({"flip": False, "turn": False, "probability": 1.0, name: PARTS[name]} | parameters))
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("size", [(24, 24), (9, 17), (8, 12, 12)])
+def test_each_part_changes_what_it_should(name, size):
+    images, masks, weights = batch(size)
+    out, out_masks, out_weights = alone(name)(images, masks, weights, np.random.default_rng(0))
+    assert (out.shape, out.dtype) == (images.shape, images.dtype)
+    assert out.isfinite().all()
+    assert not torch.equal(out, images)
+    assert out_masks.dtype == masks.dtype
+    assert set(out_masks.unique().tolist()) <= set(masks.unique().tolist())
+    # Masks and weights move together, and only where the image does.
+    assert torch.equal(out_weights, out_masks.float() + 3.5)
+    assert torch.equal(out_masks, masks) == (name not in SPATIAL)
+    assert (images == batch(size)[0]).all()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_samples_differ_and_the_generator_alone_decides(name):
+    images, masks, _ = batch(n_samples=1)
+    images, masks = images.repeat(8, 1, 1, 1), masks.repeat(8, 1, 1)
+    torch.manual_seed(1)
+    first = alone(name)(images, masks, None, np.random.default_rng(3))[0]
+    torch.manual_seed(2)
+    again = alone(name)(images, masks, None, np.random.default_rng(3))[0]
+    assert torch.equal(first, again)
+    assert len({tuple(sample.flatten().tolist()) for sample in first}) > (1 if name == "channel_drop" else 4)
+
+
+def test_a_rotation_by_a_right_angle_is_exact(monkeypatch):
+    monkeypatch.setattr("skunet.warping.math.radians", lambda degrees: np.pi / 2 if degrees else 0.0)
+    images, masks, _ = batch((10, 10))
+    out, out_masks, _ = alone("rotation")(images, masks, None, np.random.default_rng(0))
+    turned = [torch.rot90(images, k, (-2, -1)) for k in (1, 3)]
+    assert any(torch.allclose(out, one, atol=1e-4) for one in turned)
+    assert any(torch.equal(out_masks, torch.rot90(masks, k, (-2, -1))) for k in (1, 3))
+
+
+def test_image_and_mask_are_deformed_alike():
+    rows, columns = np.mgrid[:64, :64]
+    disc = torch.from_numpy((rows - 30) ** 2 + (columns - 34) ** 2 < 15**2)
+    images, masks = disc[None, None].float().repeat(8, 1, 1, 1), disc[None].long().repeat(8, 1, 1)
+    augment = Augment(rotation=40, zoom=0.4, shear=15, elastic=4, probability=1.0)
+    out, out_masks, _ = augment(images, masks, None, np.random.default_rng(0))
+    assert ((out[:, 0] > 0.5) == (out_masks > 0)).float().mean() > 0.995
+    areas = out_masks.flatten(1).sum(1) / disc.sum()
+    assert areas.min() > 0.3
+    assert areas.max() < 3
+    assert areas.std() > 0.05
+
+
+def test_depth_of_other_spacing_is_turned_about_itself_alone():
+    volumes = torch.arange(6.0)[None, None, :, None, None].repeat(4, 1, 1, 16, 16)
+    masks = volumes[:, 0].long()
+    turned, _, _ = alone("rotation", spacing=(3, 1, 1))(volumes, masks, None, np.random.default_rng(0))
+    torch.testing.assert_close(turned, volumes)
+    about_all, _, _ = alone("rotation")(volumes, masks, None, np.random.default_rng(0))
+    assert not torch.allclose(about_all, volumes)
+
+
+def test_labels_of_any_dtype_stay_exact():
+    for dtype, label in [(torch.uint8, 255), (torch.int16, -30000), (torch.int32, 2**31 - 1), (torch.int64, 2**53 - 1)]:
+        masks = torch.full((2, 12, 12), label, dtype=dtype)
+        out = alone("rotation")(torch.rand(2, 1, 12, 12), masks, None, np.random.default_rng(0))[1]
+        assert torch.equal(out, masks)
+
+
+def test_constant_images_stay_finite():
+    images = torch.ones(4, 1, 12, 12)
+    augment = Augment(**PARTS, probability=1.0)
+    assert augment(images, images[:, 0], None, np.random.default_rng(0))[0].isfinite().all()
+
+
+def test_one_channel_always_stays():
+    images = torch.ones(200, 3, 4, 4)
+    out, _, _ = alone("channel_drop", channel_drop=0.99)(images, images[:, 0], None, np.random.default_rng(0))
+    assert (out.flatten(2).amax(2).sum(1) >= 1).all()
+
+
+def test_probability_is_that_of_a_sample():
+    images, masks, _ = batch((4, 4), n_samples=2000)
+    out, _, _ = alone("noise", probability=0.3)(images, masks, None, np.random.default_rng(0))
+    changed = (out != images).flatten(1).any(1).float().mean()
+    assert 0.25 < changed < 0.35
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"rotation": -1}, "rotation of Augment must be a number from 0 to inf"),
+        ({"probability": 2}, "probability of Augment must be a number from 0 to 1"),
+        ({"noise": "much"}, "noise of Augment must be"),
+        ({"spacing": (1, 0)}, "spacing of Augment must be"),
+        ({"spacing": (1, 1, 1)}, "one number per axis, 2"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(parameters, error, cells):
+    with pytest.raises(ValueError, match=error):
+        make_segmenter(augment=Augment(**parameters)).fit(*cells)
+
+
+def test_the_segmenter_takes_objects_and_strengths(cells, tmp_path):
+    X, y = cells
+    for augment in (Augment(rotation=15, noise=0.1), 0.5, 0):
+        segmenter = make_segmenter(augment=augment, max_epochs=2).fit(X, y)
+        again = make_segmenter(augment=augment, max_epochs=2, iterator_train__num_workers=1).fit(X, y)
+        np.testing.assert_array_equal(segmenter.predict_proba(X), again.predict_proba(X))
+        segmenter.save(tmp_path / "file")
+        assert repr(UNetSegmenter.load(tmp_path / "file").augment) == repr(augment)
+    with pytest.raises(ValueError, match="augment must be"):
+        make_segmenter(augment=-1).fit(X, y)
+    search = GridSearchCV(make_segmenter(augment=Augment()), {"augment__noise": [0, 5.0]}, cv=2).fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[0] != scores[1]
