@@ -8,7 +8,10 @@ from typing import Any
 
 from skunet.settings import SharedSetting
 
-__all__ = ["kept_memory"]
+__all__ = ["LARGE", "kept_memory"]
+
+# Pixels of images, or batches of them, whose features are larger than the allocator keeps by itself.
+LARGE = 1 << 19
 
 # Settings of glibc's malloc (malloc.h), and the values that it gives itself in a process that has freed large blocks.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
@@ -38,13 +41,24 @@ _allocator = _find_allocator()
 _keeping = SharedSetting(lambda: False, _set)
 
 
+def _restore_in_child() -> None:
+    if _keeping.n_users:
+        for name, value in USUAL.items():
+            _allocator.mallopt(name, value)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restore_in_child)
+
+
 @contextmanager
 def kept_memory(*, if_so: bool) -> Iterator[None]:
     """Let the memory of freed tensors serve the next ones, inside the block; then give back what is free.
 
     Blocks of more than 32 MB, such as the features of 4 patches of 512 x 512, otherwise go back to the system when they
     are freed, which fills new ones with zeros, page by page. A fit on such patches took 1.29 times as long, tiles of
-    768 x 768 1.13 times (2 cores). In exchange the process takes up to 1.4 times as much while it computes.
+    768 x 768 1.13 times (2 cores). In exchange the process takes up to 1.4 times as much while it computes. Afterwards
+    glibc has the settings that it comes to by itself where large blocks are freed, and no longer adjusts them.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ class Container:
             return None
         item = self.items[index]
         if isinstance(item, str | Path):
-            return open_array(item)
+            return open_array(item) if self.read is read_image else None  # what is read of a mask may be less
         return item if is_lazy(item) else None
 
     def as_user_array(self) -> Any:
@@ -142,7 +142,7 @@ def _open_path(path: str | Path, name: str) -> Any:
             f"got {type(path).__name__} {str(path)[:80]!r}. For a folder pass its files: find_images(folder)."
         )
     if len(stack.shape) < 3:
-        raise ValueError(f"{path} holds one image, shape {tuple(stack.shape)}, and no stack: pass a list, [path].")
+        raise ValueError(f"{path} holds one image, shape {tuple(stack.shape)}, and no stack: pass [path].")
     return stack
 
 

@@ -46,12 +46,19 @@ class LabelledImages:
     groups: Any = None
     sample_weight: Any = None
 
+    def __post_init__(self) -> None:
+        for name in ("X", "y"):
+            data = getattr(self, name)
+            if isinstance(data, str | Path):  # of a stack, of which parts are taken
+                object.__setattr__(self, name, open_container(data, name).items)
+
     def masks(self) -> Container:
         """Return the masks, to be read one at a time; raise ValueError if there is not one per image."""
         masks = open_pairs(self.X)[1] if isinstance(self.X, Dataset) else open_container(self.y, "y")
-        n_images = len(open_container(self.X, "X") if isinstance(self.X, str | Path) else self.X)
-        if n_images != len(masks):
-            raise ValueError(f"X and y must have the same number of images; got {n_images} images, {len(masks)} masks.")
+        if len(self.X) != len(masks):
+            raise ValueError(
+                f"X and y must have the same number of images; got {len(self.X)} images, {len(masks)} masks."
+            )
         check_consistent_length(masks, self.groups, self.sample_weight)
         return masks
 

@@ -1,7 +1,9 @@
 """Images and masks in files: read whole, or opened to read parts of."""
 
+import os
 import re
 import weakref
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,37 +77,45 @@ def _open_tiff(path: str | Path) -> Any | None:
         return tifffile.memmap(path, mode="r", series=0)
     except ValueError:
         pass  # it is compressed, or in tiles
-    try:
+    return None if find_spec("zarr") is None else _TiffParts(path)
+
+
+class _TiffParts:
+    """A compressed or tiled TIFF file, with errors that name it; each process, also a forked one, opens it anew."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._open()
+        self.shape, self.dtype = self.array.shape, self.array.dtype
+
+    def _open(self) -> None:
+        import tifffile
         import zarr
-    except ImportError:
-        return None
-    file = tifffile.TiffFile(path)
-    try:
-        parts = _Parts(zarr.open(file.aszarr(series=0, level=0), mode="r"), path)
-    except Exception:
-        file.close()
-        raise
-    weakref.finalize(parts, file.close)
-    return parts
 
-
-class _Parts:
-    """An array in a file, with errors that name the file."""
-
-    def __init__(self, array: Any, path: str | Path) -> None:
-        self.array, self.path = array, path
-        self.shape, self.dtype = array.shape, array.dtype
+        file = tifffile.TiffFile(self.path)
+        try:
+            self.array = zarr.open(file.aszarr(series=0, level=0), mode="r")
+        except Exception:
+            file.close()
+            raise
+        weakref.finalize(self, file.close)
+        self.process = os.getpid()
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        if self.process != os.getpid():
+            self._open()
         try:
             return np.asarray(self.array[index])
         except (MemoryError, IndexError):
             raise
         except Exception as error:
             raise _unreadable(self.path, error) from error
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path,)
 
 
 def _unreadable(path: str | Path, error: Exception) -> OSError:

@@ -209,10 +209,11 @@ class Results:
         elif not self.is_stack and self.arrays[index] is None:
             self.arrays[index] = np.empty(values.shape, dtype=values.dtype)
         dtype = self.array(index).dtype
-        if dtype != values.dtype and not can_hold(dtype, np.unique(values)):
+        found = np.unique(values)
+        if dtype != values.dtype and not can_hold(dtype, found):
             raise ValueError(
-                f"Results of dtype {dtype} cannot hold what image {index} has, {values.dtype} from {values.min()} to "
-                f"{values.max()}. Give an out that can, or let postprocess give all images one dtype."
+                f"Results of dtype {dtype} cannot hold what image {index} has, {values.dtype} from {found[0]} to "
+                f"{found[-1]}. Give an out that can, or let postprocess give all images one dtype."
             )
 
     def read(self, index: int, window: tuple[slice, ...]) -> np.ndarray:

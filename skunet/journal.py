@@ -1,6 +1,7 @@
 """What is written of a prediction, noted in a file beside it, so that one that was killed goes on where it ended."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ import numpy as np
 
 from skunet.fingerprint import checksum, differences
 from skunet.images import Results
-from skunet.pixels import Window
+from skunet.pixels import Pixels, Window
 
 __all__ = ["Journal", "file_of"]
 
+# Of each image so many windows, along its diagonal, of so many pixels per side tell it from others.
+N_SAMPLES, SAMPLE_SIDE = 5, 64
+
+Spans = tuple[tuple[int, int], ...]
+
 
 def file_of(array: Any) -> Path | None:
-    """Return the path of the file that holds an array, with its name inside; None where it is in memory, or unknown.
+    """Return the path of the file that holds an array, with its place inside; None where it is in none.
 
     Examples
     --------
@@ -23,23 +29,28 @@ def file_of(array: Any) -> Path | None:
     True
     """
     if isinstance(array, np.memmap):
-        return None if array.filename is None else Path(str(array.filename))
+        if array.filename is None:
+            return None
+        # Parts of one map are results of their own.
+        first = np.frombuffer(array._mmap, dtype=np.uint8).ctypes.data  # type: ignore[attr-defined]
+        place = str(array.ctypes.data - first) if isinstance(array.base, np.memmap) else ""
+        return _within(Path(str(array.filename)), place)
     if hasattr(array, "file") and hasattr(array.file, "filename"):  # h5py
-        return _within(Path(array.file.filename), array.name)
+        return _within(Path(str(array.file.filename)), array.name)
     root = getattr(getattr(array, "store", None), "root", None)  # zarr, in a folder
     return None if root is None else _within(Path(root), array.path)
 
 
-def _within(path: Path, name: str) -> Path:
+def _within(path: Path, name: str) -> Path | None:
     parts = [part for part in name.split("/") if part]
-    return path.with_name("-".join([path.name, *parts]))
+    return path.with_name("-".join([path.name, *parts])) if path.exists() else None
 
 
 class Journal:
     """The parts of images that are written, and what the values there add up to.
 
-    A file of lines: what was predicted, then an image, a window and a checksum for each part. It is there from the
-    first part on until all are written.
+    A file of lines: what was predicted; an image and what some of its pixels add up to; and an image, a window and a
+    checksum for each part that is written. It is there from the first part on until all are written.
 
     Parameters
     ----------
@@ -57,6 +68,7 @@ class Journal:
 
     def __init__(self, results: Results, describe: Callable[[], dict[str, Any]], *, resume: bool) -> None:
         self.results = results
+        self.resume = resume
         file = None if results.out is None else file_of(results.array(0))
         if file is None and resume:
             raise ValueError(
@@ -65,45 +77,91 @@ class Journal:
                 "Give such an out, or leave out resume=True."
             )
         self.path = None if file is None else file.with_name(f"{file.name}.progress")
-        self.done: dict[tuple[int, Any], int] = {}
-        self.header = ""
+        self.samples: dict[int, int] = {}
+        self.done: dict[int, dict[Spans, int]] = {}
+        self.pending = ""  # lines to write with the next part
         if self.path is None:
             return
         description = describe()
-        if resume:
-            self._read(self.path, description)
-        else:
-            self.path.unlink(missing_ok=True)
-        if not self.done:
-            self.header = _line(description)
+        if not (resume and self._read(self.path, description)):
+            self.pending = _line(description)
+            if not resume:
+                self.path.unlink(missing_ok=True)
 
-    def _read(self, path: Path, description: Mapping[str, Any]) -> None:
-        if not path.exists():
-            return
-        rows = []
-        for line in path.read_text().splitlines():
+    def _read(self, path: Path, description: Mapping[str, Any]) -> bool:
+        """Take over what an earlier journal says; return whether there is one."""
+        rows: list[Any] = []
+        for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 break  # the process was killed while it wrote this line
         if not rows:
-            return
+            path.unlink(missing_ok=True)
+            return False
         changes = differences(rows[0], description)
         if changes:
             raise ValueError(
                 f"out was begun by another prediction, as {path} says: {'; '.join(changes)}. "
                 "Predict as then, or leave out resume=True to begin anew."
             )
-        self.done = {(index, _frozen(spans)): total for index, spans, total in rows[1:]}
-        path.write_text("".join(map(_line, rows if self.done else ())))  # without the broken one
+        for row in rows[1:]:
+            if len(row) == 2:
+                self.samples[row[0]] = row[1]
+            else:
+                self.done.setdefault(row[0], {})[_frozen(row[1])] = row[2]
+        path.write_text("".join(map(_line, rows)))  # without the broken one
+        return True
+
+    def begin(self, index: int, pixels: Pixels) -> None:
+        """Take note of an image, or check that it is the one of an earlier call.
+
+        Raises
+        ------
+        ValueError
+            If some pixels, or the size, are others.
+        """
+        if self.path is None:
+            return
+        windows = [
+            tuple(slice(at := (n - 1) * i // (N_SAMPLES - 1), at + SAMPLE_SIDE) for n in pixels.size)
+            for i in range(N_SAMPLES)
+        ]
+        inside = [
+            tuple(slice(span.start, min(span.stop, n)) for span, n in zip(window, pixels.size, strict=True))
+            for window in windows
+        ]
+        found = checksum(np.array(pixels.size), *(pixels.read(window).numpy() for window in inside))
+        if self.samples.get(index, found) != found:
+            raise ValueError(
+                f"Image {index} is another than the one that out was begun with, as {self.path} says. Predict the same "
+                "images, or leave out resume=True to begin anew."
+            )
+        if index not in self.samples:
+            self.pending += _line([index, found])
+        # Only those that still hold what was written: a file may have been made anew.
+        self.done[index] = {
+            spans: total for spans, total in self.done.get(index, {}).items() if total == self._sum(index, spans)
+        }
 
     def is_done(self, index: int, window: Window) -> bool:
-        """Return whether a window of an image is written, and holds what was written."""
-        total = self.done.get((index, _frozen(_spans(window))))
-        return total is not None and total == self._sum(index, window)
+        """Return whether all of a window of an image is written."""
+        done = self.done.get(index)
+        if not done:
+            return False
+        wanted = [(span.start, span.stop) for span in window]
+        is_missing = np.ones([stop - start for start, stop in wanted], dtype=bool)
+        for spans in done:
+            is_missing[
+                tuple(
+                    slice(max(first - start, 0), max(last - start, 0))
+                    for (first, last), (start, _) in zip(spans, wanted, strict=True)
+                )
+            ] = False
+        return not is_missing.any()
 
-    def _sum(self, index: int, window: Window) -> int:
-        return checksum(np.asarray(self.results.read(index, window)))
+    def _sum(self, index: int, spans: Spans) -> int:
+        return checksum(np.asarray(self.results.read(index, tuple(slice(*span) for span in spans))))
 
     def note(self, index: int, window: Window) -> None:
         """Note that a window of an image was written."""
@@ -112,10 +170,21 @@ class Journal:
         flush = getattr(getattr(self.results.array(index), "file", None), "flush", None)
         if flush is not None:
             flush()  # HDF5 keeps values in memory
-        line = _line([index, _spans(window), self._sum(index, window)])
-        with open(self.path, "a") as file:
-            file.write(self.header + line)
-        self.header = ""
+        spans = _frozen((span.start, span.stop) for span in window)
+        line = _line([index, spans, self._sum(index, spans)])
+        try:
+            with open(self.path, "a") as file:
+                file.write(self.pending + line)
+        except OSError as error:
+            if self.resume:
+                raise
+            warnings.warn(
+                f"{self.path} cannot be written ({error}): should this prediction be interrupted, it must begin anew.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self.path = None
+        self.pending = ""
 
     def close(self) -> None:
         """Remove the file: all is written."""
@@ -127,9 +196,5 @@ def _line(row: Any) -> str:
     return json.dumps(row) + "\n"
 
 
-def _spans(window: Window) -> list[list[int]]:
-    return [[int(span.start), int(span.stop)] for span in window]
-
-
-def _frozen(spans: list[list[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(span) for span in spans)
+def _frozen(spans: Any) -> Spans:
+    return tuple((int(start), int(stop)) for start, stop in spans)

@@ -61,6 +61,7 @@ class WeightedLoss(nn.Module):
     """
 
     class_weight: Tensor | None
+    label_smoothing = 0.0
 
     def __init__(self, class_weight: ClassWeight | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ is spread evenly over all classes (Szegedy et al., 2016).
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -161,6 +162,10 @@ class SumLoss(nn.Module):
     ) -> None:
         super().__init__()
         arguments = {"class_weight": class_weight, "label_smoothing": label_smoothing}
+        for name, value in arguments.items():
+            deaf = [loss for loss in losses if not isinstance(loss, type) and not _has(loss, name)]
+            if deaf and value is not None and np.any(np.asarray(value) != 0):
+                raise ValueError(f"{name} does not reach {deaf[0]}. Give the instance its own, or name the class.")
         self.losses = nn.ModuleList(loss(**arguments) if isinstance(loss, type) else loss for loss in losses)
         self.weights = [1.0] * len(self.losses) if weights is None else [float(weight) for weight in weights]
         if not self.losses or len(self.weights) != len(self.losses):
@@ -174,6 +179,11 @@ class SumLoss(nn.Module):
             weight * loss(logits, target, sample_weight) for weight, loss in zip(self.weights, self.losses, strict=True)
         ]
         return torch.stack(parts).sum()
+
+
+def _has(loss: Any, name: str) -> bool:
+    value = getattr(loss, name, None)
+    return value is not None and bool(np.any(np.asarray(value) != 0))
 
 
 def _cross_entropy(terms: Terms, factor: Tensor | float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ from skorch.exceptions import NotInitializedError
 from skorch.history import History
 from torch import Tensor, nn
 
-from skunet.allocation import kept_memory
+from skunet.allocation import LARGE, kept_memory
 from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import TimeLimit, WeightAveraging
 from skunet.components import uncompiled, weighted_loss
@@ -85,7 +85,7 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
             with (
                 shared_cores(),
                 exact_float32(self.precision_),
-                kept_memory(if_so=self.memory_limit is None and self.device_ == "cpu"),
+                kept_memory(if_so=self.memory_limit is None and self.device_ == "cpu" and self._fills_memory(data)),
             ):
                 self.fit_loop(dataset, epochs=epochs, **({"_routing_method": method} | fit_params))
         except KeyboardInterrupt as error:
@@ -97,6 +97,9 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
             self.end_training()
         self.notify("on_train_end", X=dataset.X, y=dataset.y)
         return self
+
+    def _fills_memory(self, data: TrainingSet) -> bool:
+        return bool(abs(self.batch_size) * data.sizes.prod(axis=1).max() > LARGE)
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Tell all callbacks; the end of an epoch also those that come after one that ends training."""

@@ -1,6 +1,6 @@
 """From probabilities or labels to cleaner labels, and to instances: steps that `postprocess` takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -70,10 +70,10 @@ class ArgMax(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    priors : dict of label to float, or None, default=None
-        How common each label is; in any unit. None, as of labels that are not named, for no change.
-    old_priors : dict of label to float, or None, default=None
-        How common it was in training: `class_counts_`, or None, as of labels that are not named, for equally.
+    priors : dict of label to float, sequence of K floats, or None, default=None
+        How common each label is; in any unit. None, as of labels that are not named, is 1.
+    old_priors : dict of label to float, sequence of K floats, or None, default=None
+        How common it was in training, e.g. the segmenter's `class_counts_`.
 
     Examples
     --------
@@ -96,7 +96,13 @@ class ArgMax(BaseEstimator):  # type: ignore[misc]
         return labels
 
     def _weights(self, name: str, classes: np.ndarray) -> np.ndarray:
-        given = getattr(self, name) or {}
+        given = getattr(self, name)
+        if given is None:
+            given = {}
+        elif not isinstance(given, Mapping):
+            if np.shape(given) != (len(classes),):
+                raise ValueError(f"{name} must have one number per class, {len(classes)}; got {given!r}.")
+            given = dict(zip(classes.tolist(), map(float, given), strict=True))
         unknown = set(given) - set(classes.tolist())
         if unknown or any(not np.isfinite(value) or value < 0 for value in given.values()):
             raise ValueError(f"{name} must give numbers from 0 up to labels of {classes.tolist()}; got {given!r}.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skunet.allocation import kept_memory
+from skunet.allocation import LARGE, kept_memory
 from skunet.blending import IsDone, never
 from skunet.chunks import is_dask, predict_chunks
 from skunet.components import uncompiled
@@ -30,9 +30,6 @@ from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
 
 __all__ = ["ImagePrediction"]
-
-# Pixels of images whose features are larger than the allocator keeps by itself.
-LARGE = 1 << 19
 
 
 def _as_they_are(logits: Tensor) -> Tensor:
@@ -95,7 +92,7 @@ class ImagePrediction:
     tile_size: Any
     tta: Any
     engine: str
-    postprocess: Any
+    postprocess: Any = None
     predict_nonlinearity: Any
     verbose: int
     forward_iter: Callable[..., Any]
@@ -151,6 +148,8 @@ class ImagePrediction:
                 batches = [np.stack([output.steps(values) for values in batch]) for batch in batches]
             return np.concatenate(batches)
         images = self._open_images(X)
+        if resume and out is None:
+            raise ValueError("To resume, out must be in a file, where the earlier call wrote; got None.")
         if out is None and is_dask(images.container):
             return predict_chunks(self, images, output)
         with self._ready_inference() as inference:
@@ -193,6 +192,7 @@ class ImagePrediction:
                     )
                 size = images.user_size(index, pixels.size)
                 results.begin(index, size)
+                journal.begin(index, pixels)
                 is_done = partial(journal.is_done, index)
                 # Not what holds the results, which are kept for longer.
                 with self._kept_memory(pixels):

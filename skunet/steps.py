@@ -36,9 +36,10 @@ class Steps:
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Return the labels (*S) that the steps make of labels (*S), or of probabilities (K, *S)."""
-        size = values.shape[self.take_probabilities :]
+        size, background = values.shape[self.take_probabilities :], self.classes[0]
         for step in self.steps:
-            values = np.asarray(_call(step, values, self.classes))
+            values = np.asarray(_call(step, values, self.classes, background))
+            background = 0 if getattr(step, "gives_instances", False) else background
             if values.shape != size:
                 raise ValueError(
                     f"A step of postprocess must give one label per pixel, shape {size} here; "
@@ -47,9 +48,9 @@ class Steps:
         return values
 
 
-def _call(step: Any, values: np.ndarray, classes: np.ndarray) -> Any:
+def _call(step: Any, values: np.ndarray, classes: np.ndarray, background: Any) -> Any:
     if getattr(step, "takes_probabilities", False):
         return step(values, classes)
     if hasattr(step, "clean"):  # a transformer of masks of ours, which need not look for the background
-        return step.clean(values, background=classes[0])
+        return step.clean(values, background=background)
     return step.transform(values[None])[0] if hasattr(step, "transform") else step(values)

@@ -142,6 +142,8 @@ def choose_parameters(
         If other parameters, callbacks excepted, are missing and not given.
     """
     missing = {name: item["missing"] for name, item in described.items() if "missing" in item and name not in given}
+    if any(name.startswith("criterion__") for name in missing) and "criterion" not in given:
+        missing.setdefault("criterion", "a loss of these parameters")  # it may not be made without them
     _check_needed({name: text for name, text in missing.items() if _is_needed(name)}, path)
     kept = {f"callbacks__{callback}" for callback in default_callbacks}
     # Parameters of a component that is not there have nowhere to go.

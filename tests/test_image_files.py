@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import pickle
 import re
 import sys
 
@@ -8,6 +11,7 @@ import zarr
 from conftest import make_segmenter
 
 from skunet.image_files import open_array, read_image
+from skunet.model_selection import TunedThresholdClassifierCV
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_a_tiff_file_is_a_stack(cells, fitted, tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", X)
     np.testing.assert_array_equal(fitted.predict(tmp_path / "stack.tif"), fitted.predict(X))
     tifffile.imwrite(tmp_path / "one.tif", X[0])
-    with pytest.raises(ValueError, match=r"one.tif holds one image, shape \(32, 32\), and no stack: pass a list"):
+    with pytest.raises(ValueError, match=r"one.tif holds one image, shape \(32, 32\), and no stack: pass \[path\]"):
         fitted.predict(tmp_path / "one.tif")
 
 
@@ -103,3 +107,44 @@ def test_without_the_packages_files_are_read_whole(image, tmp_path, monkeypatch)
     zarr.save(str(tmp_path / "image.zarr"), image)
     with pytest.raises(ImportError, match=re.escape("pip install 'skunet[zarr]'")):
         open_array(tmp_path / "image.zarr")
+
+
+def _check_parts(array, image, n_reads, failures):
+    generator = np.random.default_rng(os.getpid())
+    for _ in range(n_reads):
+        row = int(generator.integers(image.shape[0] - 8))
+        if not np.array_equal(array[row : row + 8], image[row : row + 8]):
+            failures.put(row)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.parametrize("kind", ["tiles", "strips"])
+def test_forked_processes_read_for_themselves(image, tmp_path, kind):
+    tifffile.imwrite(tmp_path / "image.tif", image, photometric="rgb", **TIFFS[kind])
+    array = open_array(tmp_path / "image.tif")
+    context = multiprocessing.get_context("fork")
+    failures = context.SimpleQueue()
+    children = [context.Process(target=_check_parts, args=(array, image, 60, failures)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert failures.empty()
+    assert [child.exitcode for child in children] == [0] * 4
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(array))[3:9], image[3:9])
+
+
+def test_grey_masks_saved_in_colour(cells, tmp_path):
+    X, y = cells
+    paths = [[tmp_path / f"{name}{i}.tif" for i in range(6)] for name in "Xy"]
+    for i in range(6):
+        tifffile.imwrite(paths[0][i], X[i])
+        tifffile.imwrite(paths[1][i], np.repeat(y[i][..., None] * np.uint8(255), 3, -1), photometric="rgb")
+    assert make_segmenter().fit(*paths).classes_.tolist() == [0, 255]
+
+
+def test_tools_around_segmenters_take_the_path_of_a_stack(cells, tmp_path):
+    X, y = cells
+    tifffile.imwrite(tmp_path / "X.tif", X)
+    found = TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(tmp_path / "X.tif", y)
+    assert found.best_threshold_ == TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(X, y).best_threshold_

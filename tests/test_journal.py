@@ -65,7 +65,7 @@ def test_what_is_written_is_not_predicted_again(cells, tiled, tmp_path, count_fo
     with pytest.raises(KeyboardInterrupt):
         predict(X[:3], out=out)
     progress = file_of(out).with_name(file_of(out).name + ".progress")
-    assert len(progress.read_text().splitlines()) == 1 + 6
+    assert len(progress.read_text().splitlines()) == 1 + 2 + 6  # the prediction, two images, six tiles
     with progress.open("a") as file:
         file.write("[1, [[16, 3")  # as a process that was killed leaves it
     seen = count_forwards(1000)
@@ -143,10 +143,49 @@ def test_another_prediction_is_not_gone_on_with(cells, tiled, tmp_path, count_fo
 
 def test_other_tiles_give_the_same_and_may_go_on(cells, tiled, tmp_path, count_forwards):
     X = cells[0][:1]
-    out = interrupted(tiled, X, tmp_path / "out", count_forwards)
+    out = interrupted(tiled, X, tmp_path / "out", count_forwards)  # two of four tiles of 16
     smaller = make_segmenter(tile_size=8, max_epochs=2).fit(*cells)
+    seen = count_forwards(1000)
     smaller.predict(X, out=out, resume=True)
+    assert len(seen) == 8
     np.testing.assert_array_equal(out, tiled.predict(X))
+
+
+def test_other_images_are_not_gone_on_with(cells, tiled, tmp_path, count_forwards):
+    X = cells[0]
+    out = interrupted(tiled, X[:1], tmp_path / "out", count_forwards)
+    with pytest.raises(ValueError, match="Image 0 is another than the one that out was begun with"):
+        tiled.predict(X[1:2], out=out, resume=True)
+    tiled.predict(X[:1], out=out, resume=True)
+    np.testing.assert_array_equal(out, tiled.predict(X[:1]))
+
+
+def test_parts_of_one_map_have_their_own_progress(cells, tiled, tmp_path, count_forwards):
+    X = cells[0][:2]
+    both = np.memmap(tmp_path / "out", np.uint8, mode="w+", shape=X.shape)
+    for i in (0, 1):
+        count_forwards(2)
+        with pytest.raises(KeyboardInterrupt):
+            tiled.predict(X[i : i + 1], out=both[i : i + 1])
+    assert len(list(tmp_path.glob("*.progress"))) == 2
+    for i in (0, 1):
+        seen = count_forwards(1000)
+        tiled.predict(X[i : i + 1], out=both[i : i + 1], resume=True)
+        assert len(seen) == 2
+    np.testing.assert_array_equal(both, tiled.predict(X))
+    assert not list(tmp_path.glob("*.progress"))
+
+
+def test_where_no_file_can_be_written_the_prediction_goes_on(cells, tiled, tmp_path):
+    X = cells[0][:1]
+    expected = tiled.predict(X)
+    with h5py.File(tmp_path / "none" / "out.h5", "w", driver="core", backing_store=False) as file:
+        out = file.create_dataset("labels", X.shape, np.uint8)
+        np.testing.assert_array_equal(tiled.predict(X, out=out), expected)
+    out = np.memmap(tmp_path / "out", np.uint8, mode="w+", shape=X.shape)
+    (tmp_path / "out.progress").mkdir()  # which no file can replace
+    with pytest.raises(OSError, match="progress"):
+        tiled.predict(X, out=out, resume=True)
 
 
 def test_to_resume_out_must_be_in_a_file(cells, tiled):

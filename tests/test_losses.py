@@ -378,16 +378,30 @@ def test_boundary_loss_weighs_errors_by_distance():
 def test_sums_of_losses():
     logits, target = make_batch()
     weight = torch.rand(target.shape)
-    loss = SumLoss([CrossEntropyLoss, LovaszLoss, DiceLoss(smooth=0.0)], [1, 2, 0.5], [1.0, 2.0, 0.5, 1.0])
+    weights = [1.0, 2.0, 0.5, 1.0]
+    loss = SumLoss([CrossEntropyLoss, LovaszLoss, DiceLoss(weights, smooth=0.0)], [1, 2, 0.5], weights)
     parts = [
         CrossEntropyLoss([1.0, 2.0, 0.5, 1.0])(logits, target, weight),
         2 * LovaszLoss([1.0, 2.0, 0.5, 1.0])(logits, target, weight),
-        0.5 * DiceLoss(smooth=0.0)(logits, target, weight),
+        0.5 * DiceLoss(weights, smooth=0.0)(logits, target, weight),
     ]
     torch.testing.assert_close(loss(logits, target, weight), sum(parts))
     for losses, weights in ([], None), ([DiceLoss], [1, 2]), ([DiceLoss], [-1]):
         with pytest.raises(ValueError, match="weights must be"):
             SumLoss(losses, weights)
+    for arguments in {"class_weight": [1.0, 2.0]}, {"label_smoothing": 0.1}:
+        with pytest.raises(ValueError, match=r"does not reach DiceLoss\(\)"):
+            SumLoss([CrossEntropyLoss, DiceLoss()], **arguments)
+
+
+def test_a_sum_of_instances_is_saved_without_them(cells, tmp_path):
+    X, y = cells
+    losses = [DiceLoss(per_image=True), CrossEntropyLoss()]
+    segmenter = make_segmenter(criterion=SumLoss, criterion__losses=losses, criterion__weights=[1, 2]).fit(X, y)
+    segmenter.save(tmp_path / "file")
+    with pytest.warns(UserWarning, match="these parameters have their defaults: criterion, criterion__losses"):
+        loaded = UNetSegmenter.load(tmp_path / "file")
+    np.testing.assert_array_equal(loaded.predict(X), segmenter.predict(X))
 
 
 TRAINED = [loss for loss in LOSSES if loss is not ImageDiceLoss]

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from skunet import UNetSegmenter
 from skunet.postprocessing import ArgMax, FillHoles, KeepLargest, RemoveSmall, Threshold, WatershedInstances
+from skunet.steps import Steps
 
 masks_2d = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).random((14, 17)) < 0.45)
 
@@ -106,6 +107,11 @@ def test_priors_move_the_border():
         ArgMax({"c": 1})(probabilities, classes)
     with pytest.raises(ValueError, match="old_priors must be above 0"):
         ArgMax(old_priors={"a": 0})(probabilities, classes)
+    counts = np.array([10, 90])
+    assert ArgMax(counts)(probabilities, classes).tolist() == ["a", "b", "b"]
+    assert ArgMax([1, 1], counts)(probabilities, classes).tolist() == ["a", "a", "a"]
+    with pytest.raises(ValueError, match="one number per class, 2"):
+        ArgMax([1, 2, 3])(probabilities, classes)
 
 
 def test_touching_objects_are_told_apart():
@@ -130,6 +136,9 @@ def test_boundaries_part_objects():
     assert instances.max() == 2
     np.testing.assert_array_equal(instances > 0, truth > 0)
     assert set(np.unique(instances[:, :18])) == {0, instances[5, 5]}
+    # What comes after finds the background that instances have, whatever the labels.
+    steps = Steps([WatershedInstances(8, 9), RemoveSmall(200)], np.array([7, 8, 9]))
+    np.testing.assert_array_equal(np.unique(steps(probabilities)), [0, instances[5, 5]])
     assert WatershedInstances(1, 2, min_size=200)(probabilities, np.array([0, 1, 2])).max() == 1
 
 
