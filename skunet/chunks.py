@@ -59,6 +59,8 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
     ndim, geometry = images.spatial_ndim, segmenter._geometry()
     if array.ndim != ndim + images.has_channel_axis:
         raise ValueError(f"All images must have the axes of the first; image {index} has shape {array.shape}.")
+    if np.isnan(array.shape).any():
+        raise ValueError(f"The size of image {index} must be known: call compute_chunk_sizes() on it first.")
     if images.has_channel_axis:
         array = array.rechunk({ndim: -1})
     size = tuple(array.shape[:ndim])
@@ -91,7 +93,9 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
     blocks = np.empty([len(axis) for axis in spans], dtype=object)
     for position in np.ndindex(*blocks.shape):
         blocks[position] = predict(tuple(axis[at] for axis, at in zip(spans, position, strict=True)))
-    return dask.array.block(blocks.tolist())
+    # Chunks as the images have them, which need not start at multiples.
+    whole = dask.array.block(blocks.tolist())
+    return whole if is_one else whole.rechunk((*((n,) for n in leading), *array.chunks[:ndim]))
 
 
 def _aligned_spans(chunks: Sequence[Sequence[int]], geometry: Geometry) -> list[list[slice]]:

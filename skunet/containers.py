@@ -181,6 +181,8 @@ def _open_object_array(data: np.ndarray, name: str) -> Container:
 def _open_items(items: list[Any], name: str, kind: Kind) -> Container:
     if items and all(isinstance(item, str | Path) for item in items):
         return Container(name, kind, items, read_mask if name == "y" else read_image)
+    if any(isinstance(item, str | Path) for item in items):
+        raise TypeError(f"{name} must be a list of paths or a list of arrays; got both. Read the files first.")
     if items and all(isinstance(item, Tensor) for item in items):
         return Container(name, kind, items, _to_array, channels_first=True)
     if items and np.ndim(items[0]) < 2:

@@ -40,16 +40,14 @@ def open_array(path: str | Path) -> Any | None:
     suffix = Path(path).suffix.lower()
     if suffix in (*TIFF, ".zarr") and not Path(path).exists():
         raise FileNotFoundError(f"There is no {path}.")
+    if _is_zarr(Path(path)):
+        return _open_zarr(Path(path))
+    if suffix not in TIFF:
+        return None
     try:
-        if _is_zarr(Path(path)):
-            return _open_zarr(Path(path))
-        if suffix in TIFF:
-            return _open_tiff(path)
-    except (ValueError, ImportError):
-        raise
+        return _open_tiff(path)
     except Exception as error:
         raise _unreadable(path, error) from error
-    return None
 
 
 def _is_zarr(path: Path) -> bool:
@@ -77,7 +75,14 @@ def _open_tiff(path: str | Path) -> Any | None:
         return tifffile.memmap(path, mode="r", series=0)
     except ValueError:
         pass  # it is compressed, or in tiles
-    return None if find_spec("zarr") is None else _TiffParts(path)
+    if find_spec("zarr") is None:
+        return None
+    parts = _TiffParts(path)
+    try:
+        parts[tuple(slice(0, 1) for _ in parts.shape)]
+    except OSError:
+        return None  # e.g. compressed in a way that Pillow knows and tifffile alone does not
+    return parts
 
 
 class _TiffParts:
@@ -137,13 +142,29 @@ def read_image(path: str | Path) -> np.ndarray:
         with open(path, "rb") as file:  # imageio leaves files open that are no images
             # Formats go by the suffix: pages of TIFF are a volume, which its first bytes do not tell.
             suffix: Any = Path(path).suffix.lower() or None
-            image = np.asarray(iio.imread(file, extension=suffix))
+            image = _read(file, suffix)
     except FileNotFoundError:
         raise
     except Exception as error:
         raise _unreadable(path, error) from error
     is_still = str(path).lower().endswith(".gif") and len(image) == 1
     return image[0] if is_still else image
+
+
+def _read(file: Any, suffix: Any) -> np.ndarray:
+    try:
+        return np.asarray(iio.imread(file, extension=suffix))
+    except Exception:
+        if suffix not in TIFF:
+            raise
+        file.seek(0)
+        try:  # Pillow knows compressions for which tifffile needs another package
+            pages = np.stack(list(iio.imiter(file, plugin="pillow")))
+        except Exception:
+            pages = np.empty(0)
+        if not pages.size:
+            raise
+        return pages[0] if len(pages) == 1 else pages
 
 
 def read_mask(path: str | Path) -> np.ndarray:

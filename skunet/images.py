@@ -261,6 +261,8 @@ def check_out(out: Any, X: Any, values: Any) -> None:
     arrays = [] if out is None else list(out) if is_list else [out]
     inputs = list(X) if isinstance(X, list | tuple) else [X]
     for index, array in enumerate(arrays):
+        if isinstance(array, np.memmap) and array.mode == "c":
+            raise ValueError('out must reach its file; got a memory map of mode "c", a copy. Open it with mode "r+".')
         if not hasattr(array, "__setitem__") or not getattr(getattr(array, "flags", None), "writeable", True):
             raise ValueError(f"out must be something that can be written; got a read-only {type(array).__name__}.")
         if not can_hold(getattr(array, "dtype", None), np.asarray(values)):

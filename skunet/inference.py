@@ -220,8 +220,8 @@ def check_logits(output: Any, n_classes: int) -> Tensor:
 def _warn_of_blending() -> None:
     warnings.warn(
         "Tiles are blended where they overlap, and may differ from the whole image: the network's layers look "
-        "beyond their neighbourhood (instance or group normalization, attention). Use "
-        'module__normalization="batch", or tile_size=None where the memory holds the whole image.',
+        "beyond their neighbourhood (instance or group normalization, attention), or farther than they say. Use batch "
+        "normalization, or tile_size=None where the memory holds the whole image.",
         UserWarning,
         stacklevel=3,
     )
@@ -239,7 +239,7 @@ def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spati
     ----------
     module : torch.nn.Module
         `UNet`, or any that says the same about itself, answers alone. Others may say `receptive_field`, pixels before
-        and after or one number for both, `is_exactly_tileable` or `size_multiple`; what they do not is measured.
+        and after or one number for both, `is_exactly_tileable` or `size_multiple`. What they read is tried or measured.
     size_multiple : int
         Of input sides, for a module that does not say.
     n_channels : int
@@ -251,7 +251,10 @@ def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spati
     multiple = getattr(plain, "size_multiple", size_multiple)
     reach = getattr(plain, "receptive_field", None)
     is_exact = getattr(plain, "is_exactly_tileable", True)
-    if reach is None and is_exact:
-        return MeasuredGeometry(plain, multiple, n_channels, spatial_ndim)
+    is_known = reach is None or isinstance(reach, int) or (len(reach) == 2 and all(isinstance(n, int) for n in reach))
+    if not is_known:
+        raise ValueError(f"receptive_field of a module must be a number of pixels, or two; got {reach!r}.")
     pair = None if reach is None else (reach, reach) if isinstance(reach, int) else tuple(reach)
-    return PlainGeometry(multiple, pair, is_exactly_tileable=is_exact)
+    return (
+        MeasuredGeometry(plain, multiple, n_channels, spatial_ndim, pair) if is_exact else PlainGeometry(multiple, pair)
+    )

@@ -91,7 +91,7 @@ class Journal:
     def _read(self, path: Path, description: Mapping[str, Any]) -> bool:
         """Take over what an earlier journal says; return whether there is one."""
         rows: list[Any] = []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:

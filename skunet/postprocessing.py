@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from skunet.connected import check_size, components, filled_from_around
 from skunet.containers import open_container
 from skunet.image_by_image import map_images
 
@@ -107,6 +108,8 @@ class ArgMax(BaseEstimator):  # type: ignore[misc]
         if unknown or any(not np.isfinite(value) or value < 0 for value in given.values()):
             raise ValueError(f"{name} must give numbers from 0 up to labels of {classes.tolist()}; got {given!r}.")
         weights = np.array([float(given.get(label, 1.0)) for label in classes.tolist()])
+        if not weights.any():
+            raise ValueError(f"{name} must not all be 0; got {given!r}.")
         if name == "old_priors" and not weights.all():
             raise ValueError(f"old_priors must be above 0; got {given!r}.")
         return weights
@@ -114,6 +117,8 @@ class ArgMax(BaseEstimator):  # type: ignore[misc]
 
 class MaskTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A transformer of masks that learns nothing."""
+
+    background: Any
 
     def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
         """Return a mask (*S) made from one whose `background` is this label."""
@@ -137,14 +142,16 @@ class MaskTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : ndarray (N, *S), list or object array of (*S)
-            Masks. The least label in all of them is taken for the background.
+            Masks. Where `background` is None, the least label in all of them is taken for it.
 
         Returns
         -------
         masks : in the container of X
         """
         masks = open_container(X, "y")
-        background = min(np.unique(masks[index])[0] for index in range(len(masks)))
+        background = self.background
+        if background is None:
+            background = min(np.unique(masks[index])[0] for index in range(len(masks)))
         return map_images(X, lambda one: self.clean(open_container(one, "y")[0], background=background))
 
 
@@ -158,23 +165,6 @@ def _labels_of(given: Any, mask: np.ndarray, background: Any) -> list[Any]:
     return [label for label in labels if label in list(given)]
 
 
-def _components(is_part: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return components by number, from 1, and the pixels of each number, 0 included."""
-    if connectivity not in range(1, is_part.ndim + 1):
-        raise ValueError(f"connectivity must be a whole number from 1 to {is_part.ndim}; got {connectivity!r}.")
-    numbers, _ = ndimage.label(is_part, ndimage.generate_binary_structure(is_part.ndim, connectivity))
-    return numbers, np.bincount(numbers.ravel())
-
-
-def _filled_from_around(mask: np.ndarray, is_gone: np.ndarray) -> np.ndarray:
-    """Return a mask where pixels that are gone have the label of the nearest that is not; all gone is none gone."""
-    if not is_gone.any() or is_gone.all():
-        return mask
-    nearest = ndimage.distance_transform_edt(is_gone, return_distances=False, return_indices=True)
-    filled: np.ndarray = mask[tuple(nearest)]
-    return filled
-
-
 class RemoveSmall(MaskTransformer):
     """Remove connected components of few pixels: they take the label of what is nearest.
 
@@ -186,6 +176,8 @@ class RemoveSmall(MaskTransformer):
         Of which components are removed; None for all but the background (the first class).
     connectivity : int, default=1
         How many axes neighbours may differ on: 1 for those that share an edge (a face), up to 2 (3) for corners too.
+    background : label or None, default=None
+        None is the first class in `postprocess`, else the least label of the masks given.
 
     Examples
     --------
@@ -194,20 +186,22 @@ class RemoveSmall(MaskTransformer):
             [0, 0, 1, 1]]])
     """
 
-    def __init__(self, min_size: int = 64, labels: Any = None, connectivity: int = 1) -> None:
+    def __init__(self, min_size: int = 64, labels: Any = None, connectivity: int = 1, background: Any = None) -> None:
         self.min_size = min_size
         self.labels = labels
         self.connectivity = connectivity
+        self.background = background
 
     def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
         """Return a mask without small components."""
+        check_size("min_size", self.min_size)
         is_gone = np.zeros(mask.shape, dtype=bool)
         for label in _labels_of(self.labels, mask, background):
-            numbers, sizes = _components(mask == label, self.connectivity)
+            numbers, sizes = components(mask == label, self.connectivity)
             is_small = sizes < self.min_size
             is_small[0] = False
             is_gone |= is_small[numbers]
-        return _filled_from_around(mask, is_gone)
+        return filled_from_around(mask, is_gone)
 
 
 class KeepLargest(MaskTransformer):
@@ -219,6 +213,8 @@ class KeepLargest(MaskTransformer):
         Of which one component stays; None for all but the background (the first class).
     connectivity : int, default=1
         See `RemoveSmall`.
+    background : label or None, default=None
+        None is the first class in `postprocess`, else the least label of the masks given.
 
     Examples
     --------
@@ -227,17 +223,18 @@ class KeepLargest(MaskTransformer):
             [0, 0, 1, 1]]])
     """
 
-    def __init__(self, labels: Any = None, connectivity: int = 1) -> None:
+    def __init__(self, labels: Any = None, connectivity: int = 1, background: Any = None) -> None:
         self.labels = labels
         self.connectivity = connectivity
+        self.background = background
 
     def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
         """Return a mask with one component per label."""
         is_gone = np.zeros(mask.shape, dtype=bool)
         for label in _labels_of(self.labels, mask, background):
-            numbers, sizes = _components(mask == label, self.connectivity)
+            numbers, sizes = components(mask == label, self.connectivity)
             is_gone |= (numbers > 0) & (numbers != 1 + sizes[1:].argmax())
-        return _filled_from_around(mask, is_gone)
+        return filled_from_around(mask, is_gone)
 
 
 class FillHoles(MaskTransformer):
@@ -247,6 +244,8 @@ class FillHoles(MaskTransformer):
     ----------
     max_size : int or None, default=None
         Pixels of the largest hole that is filled; None for any.
+    background : label or None, default=None
+        None is the first class in `postprocess`, else the least label of the masks given.
 
     Examples
     --------
@@ -256,18 +255,21 @@ class FillHoles(MaskTransformer):
             [0, 7, 7, 7]]])
     """
 
-    def __init__(self, max_size: int | None = None) -> None:
+    def __init__(self, max_size: int | None = None, background: Any = None) -> None:
         self.max_size = max_size
+        self.background = background
 
     def clean(self, mask: np.ndarray, *, background: Any) -> np.ndarray:
         """Return a mask without holes."""
-        numbers, sizes = _components(mask == background, 1)
+        if self.max_size is not None:
+            check_size("max_size", self.max_size)
+        numbers, sizes = components(mask == background, 1)
         is_hole = sizes <= (mask.size if self.max_size is None else self.max_size)
         is_hole[0] = False
         for axis in range(mask.ndim):
             for side in (0, -1):
                 is_hole[np.unique(numbers.take(side, axis))] = False
-        return _filled_from_around(mask, is_hole[numbers])
+        return filled_from_around(mask, is_hole[numbers])
 
 
 class WatershedInstances(BaseEstimator):  # type: ignore[misc]
@@ -286,7 +288,7 @@ class WatershedInstances(BaseEstimator):  # type: ignore[misc]
     min_distance : int, default=5
         Without boundaries: pixels between the middles of two objects, at least.
     min_size : int, default=1
-        With boundaries: pixels of the smallest inside that an object grows from.
+        Pixels of the smallest object; with boundaries, of what lies inside them.
 
     Raises
     ------
@@ -306,20 +308,25 @@ class WatershedInstances(BaseEstimator):  # type: ignore[misc]
     def __call__(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Return the instances (*S), int32, of probabilities (K, *S)."""
         watershed, find_peaks = _import_watershed()
+        check_size("min_distance", self.min_distance)
+        check_size("min_size", self.min_size)
         best = probabilities.argmax(0)
         is_inside = best == _index_of(self.label, classes, "label")
         if self.boundary is not None:
             boundary = _index_of(self.boundary, classes, "boundary")
-            markers, sizes = _components(is_inside, 1)
+            markers, sizes = components(is_inside, 1)
             markers[sizes[markers] < self.min_size] = 0
             instances = watershed(probabilities[boundary], markers, mask=is_inside | (best == boundary))
         else:
             distance = ndimage.distance_transform_edt(is_inside)
-            numbers, _ = _components(is_inside, 1)
+            numbers, _ = components(is_inside, 1)
             peaks = find_peaks(distance, min_distance=self.min_distance, labels=numbers, exclude_border=False)
             markers = np.zeros(is_inside.shape, dtype=np.int32)
             markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
             instances = watershed(-distance, markers, mask=is_inside)
+            is_kept = np.bincount(instances.ravel()) >= self.min_size
+            is_kept[0] = False
+            instances = np.where(is_kept, np.cumsum(is_kept), 0)[instances]
         return np.asarray(instances, dtype=np.int32)
 
 

@@ -22,8 +22,8 @@ FIRST, LONGEST, ACROSS = 256, 2048, 64
 # Share of the largest logit that tiles may differ from the whole; a tile of the wrong pixels differs by far more.
 TOLERANCE = 1e-3
 
-# Of each network that is alive.
-_measured: WeakKeyDictionary[nn.Module, tuple[int, int] | None] = WeakKeyDictionary()
+# Of each network that is alive: what it said, and what came of it.
+_measured: WeakKeyDictionary[nn.Module, tuple[tuple[int, int] | None, tuple[int, int] | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class MeasuredGeometry:
     size_multiple : int
     n_channels : int
     spatial_ndim : {2, 3}
+    said : (int, int) or None
+        What it says that it reads, to be tried instead of measured.
     """
 
     module: nn.Module
     size_multiple: int
     n_channels: int
     spatial_ndim: int
+    said: tuple[int, int] | None = None
     margin: int = 0
 
     @property
@@ -56,14 +59,17 @@ class MeasuredGeometry:
         return self._measure() or PlainGeometry(self.size_multiple).receptive_field
 
     def _measure(self) -> tuple[int, int] | None:
-        if self.module not in _measured:
-            _measured[self.module] = measure_receptive_field(
+        known = _measured.get(self.module)
+        if known is None or known[0] != self.said:
+            found = measure_receptive_field(
                 self.module,
                 size_multiple=self.size_multiple,
                 n_channels=self.n_channels,
                 spatial_ndim=self.spatial_ndim,
+                said=self.said,
             )
-        return _measured[self.module]
+            known = _measured[self.module] = (self.said, found)
+        return known[1]
 
     def input_size(self, output_size: int) -> int:
         """Return the next multiple."""
@@ -75,7 +81,12 @@ class MeasuredGeometry:
 
 
 def measure_receptive_field(
-    module: nn.Module, *, size_multiple: int, n_channels: int, spatial_ndim: int
+    module: nn.Module,
+    *,
+    size_multiple: int,
+    n_channels: int,
+    spatial_ndim: int,
+    said: tuple[int, int] | None = None,
 ) -> tuple[int, int] | None:
     """Return how many pixels before and after an output pixel can change it, along any axis.
 
@@ -91,6 +102,8 @@ def measure_receptive_field(
         Of the sides that it takes, and of the starts of tiles.
     n_channels : int
     spatial_ndim : {2, 3}
+    said : (int, int), optional
+        To be tried instead of measured.
 
     Returns
     -------
@@ -107,7 +120,7 @@ def measure_receptive_field(
     try:
         with torch.inference_mode(mode=False), torch.random.fork_rng():
             torch.manual_seed(0)
-            reaches = [measure.reach(_all_positive(module), axis) for axis in range(spatial_ndim)]
+            reaches = [said or measure.reach(_all_positive(module), axis) for axis in range(spatial_ndim)]
             before, after = (max(pair[side] for pair in reaches) for side in (0, 1))
             is_exact = all(measure.is_tileable(module, (before, after), axis) for axis in range(spatial_ndim))
     except Exception:  # networks of others refuse such images in their own ways

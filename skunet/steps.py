@@ -25,6 +25,11 @@ class Steps:
         self.classes = classes
         self.steps = list(postprocess) if isinstance(postprocess, list | tuple) else [postprocess]
         self.steps = [step for step in self.steps if step is not None]
+        for step in self.steps:
+            unknown = set(getattr(step, "labels", None) or ()) - set(classes.tolist())
+            if unknown:
+                name = type(step).__name__
+                raise ValueError(f"labels of {name} must be among {classes.tolist()}; got {sorted(unknown, key=str)}.")
         takes = [getattr(step, "takes_probabilities", False) for step in self.steps]
         if any(takes[1:]):
             names = [type(step).__name__ for step in self.steps]

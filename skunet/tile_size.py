@@ -1,6 +1,7 @@
 """How large tiles are: as given, or as the memory allows."""
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,9 +134,21 @@ def auto_tile_size(
     side, most_read = tiles[ndim]
     while True:
         chosen, reads = zip(*(_part(n, side, most_read, around, multiple) for n in size), strict=True)
+        if side <= multiple and not fits(reads):
+            _warn_of_limit(reads, memory, limit)
         if side <= multiple or fits(reads):
             return choose_tile_size(chosen, size, size_multiple=multiple)
         side = most_read = side // 2
+
+
+def _warn_of_limit(sides: Sequence[int], memory: TileMemory | None, limit: float | None) -> None:
+    if memory is not None and limit is not None:
+        warnings.warn(
+            f"The smallest tile takes about {memory.bytes_for(sides) / 1e6:,.2g} MB, and may take {limit / 1e6:,.2g}. "
+            "Give a higher memory_limit; until then tiles are small, and slow.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _part(n: int, side: int, most_read: int, around: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -64,6 +64,7 @@ LAYERS = [
         "allocation",
         "batch_records",
         "steps",
+        "connected",
     ],
     ["settings", "geometry"],
 ]

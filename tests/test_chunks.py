@@ -34,6 +34,8 @@ def test_lazy_predictions_are_those_of_arrays(cells, mosaic, chunks, parameters)
     lazy = segmenter.predict(da.from_array(mosaic, chunks=chunks))
     expected = segmenter.predict(mosaic)
     assert isinstance(lazy, da.Array)
+    is_one = "postprocess" in parameters or parameters.get("module__normalization") == "instance"
+    assert lazy.chunks[1:] == (((101,), (83,)) if is_one else da.from_array(mosaic, chunks=chunks).chunks[1:])
     assert (lazy.shape, lazy.dtype) == (expected.shape, expected.dtype)
     np.testing.assert_array_equal(lazy.compute(scheduler="sync"), expected)
     probabilities = segmenter.predict_proba(da.from_array(mosaic, chunks=chunks))
@@ -97,6 +99,11 @@ def test_other_shapes_are_refused_at_once(fitted):
         fitted.predict(da.zeros((2, 30, 30, 3, 2)))
     with pytest.raises(ValueError, match="All images must have the axes of the first; image 1"):
         fitted.predict([da.zeros((30, 30)), da.zeros((30, 30, 1))])
+    unknown = da.zeros((1, 30, 30))[:, da.ones(30, dtype=bool)]
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        fitted.predict(unknown)
+    with pytest.raises(ValueError, match="To resume, out must be in a file"):
+        fitted.predict(da.zeros((1, 30, 30)), resume=True)
 
 
 def test_labels_that_the_dtype_cannot_hold_are_refused(cells, fitted):

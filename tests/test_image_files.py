@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import zarr
 from conftest import make_segmenter
+from PIL import Image
 
 from skunet.image_files import open_array, read_image
 from skunet.model_selection import TunedThresholdClassifierCV
@@ -148,3 +149,33 @@ def test_tools_around_segmenters_take_the_path_of_a_stack(cells, tmp_path):
     tifffile.imwrite(tmp_path / "X.tif", X)
     found = TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(tmp_path / "X.tif", y)
     assert found.best_threshold_ == TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(X, y).best_threshold_
+
+
+def test_compressions_that_pillow_alone_knows(cells, fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr("skunet.pixels.BLOCK", 10)
+    X, _ = cells
+    Image.fromarray(X[0]).save(tmp_path / "one.tif", compression="tiff_lzw")
+    pages = [Image.fromarray(image) for image in X[:3]]
+    pages[0].save(tmp_path / "three.tif", compression="tiff_lzw", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(read_image(tmp_path / "one.tif"), X[0])
+    np.testing.assert_array_equal(read_image(tmp_path / "three.tif"), X[:3])
+    np.testing.assert_array_equal(fitted.predict([tmp_path / "one.tif"])[0], fitted.predict(X[:1])[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"II*\x00"])
+def test_what_is_no_tiff_file_is_named(fitted, tmp_path, content):
+    (tmp_path / "broken.tif").write_bytes(content)
+    with pytest.raises(OSError, match=r"broken\.tif could not be read as an image"):
+        fitted.predict([tmp_path / "broken.tif"])
+
+
+def test_paths_and_arrays_in_one_list_are_refused(cells, fitted, tmp_path):
+    with pytest.raises(TypeError, match="a list of paths or a list of arrays; got both"):
+        fitted.predict([tmp_path / "a.tif", cells[0][0]])
+
+
+def test_copies_of_maps_are_no_place_to_write(cells, fitted, tmp_path):
+    X, _ = cells
+    np.save(tmp_path / "out.npy", np.zeros(X.shape, np.uint8))
+    with pytest.raises(ValueError, match='got a memory map of mode "c"'):
+        fitted.predict(X, out=np.load(tmp_path / "out.npy", mmap_mode="c"))

@@ -66,8 +66,8 @@ def test_what_is_written_is_not_predicted_again(cells, tiled, tmp_path, count_fo
         predict(X[:3], out=out)
     progress = file_of(out).with_name(file_of(out).name + ".progress")
     assert len(progress.read_text().splitlines()) == 1 + 2 + 6  # the prediction, two images, six tiles
-    with progress.open("a") as file:
-        file.write("[1, [[16, 3")  # as a process that was killed leaves it
+    with progress.open("ab") as file:
+        file.write(b"[1, [[16, 3\xff")  # as a process that was killed leaves it
     seen = count_forwards(1000)
     assert predict(X[:3], out=make_out(tmp_path, expected.shape, expected.dtype), resume=True) is not None
     assert len(seen) == 12 - 6

@@ -125,6 +125,18 @@ def test_touching_objects_are_told_apart():
     assert instances.max() == 2
     assert instances[15, 14] != instances[15, 33]
     np.testing.assert_array_equal(instances > 0, inside)
+    probabilities[:, 2:4, 2:4] = [[[0]], [[1]]]  # a speck
+    assert WatershedInstances()(probabilities, np.array([0, 1])).max() == 3
+    without = WatershedInstances(min_size=5)(probabilities, np.array([0, 1]))
+    assert np.unique(without).tolist() == [0, 1, 2]
+    assert not without[2:4, 2:4].any()
+
+
+def test_the_background_can_be_named():
+    mask = np.full((1, 6, 6), 2)
+    mask[0, 2, 2] = 1
+    assert (RemoveSmall(5).transform(mask) == mask).all()  # 1 is the least
+    assert (RemoveSmall(5, background=0).transform(mask) == 2).all()
 
 
 def test_boundaries_part_objects():
@@ -232,7 +244,11 @@ def test_what_a_file_cannot_hold_must_be_given_again(cells, fitted, tmp_path):
         (Threshold(7), "threshold must be a number from 0 to 1"),
         (Threshold(label=9), r"label must be one of the labels \[0, 1\]; got 9"),
         (RemoveSmall(connectivity=3), "connectivity must be a whole number from 1 to 2"),
-        (RemoveSmall(labels=1), "labels must be None or a list"),
+        (RemoveSmall(labels=[9]), r"labels of RemoveSmall must be among \[0, 1\]; got \[9\]"),
+        (RemoveSmall(-3), "min_size must be a whole number of at least 1"),
+        (FillHoles("a"), "max_size must be a whole number"),
+        (WatershedInstances(min_distance=0), "min_distance must be a whole number"),
+        (ArgMax({0: 0, 1: 0}), "priors must not all be 0"),
     ],
 )
 def test_what_is_no_step_is_refused(cells, fitted, postprocess, error):
@@ -246,3 +262,8 @@ def test_training_does_not_see_it(cells):
     other = make_segmenter(max_epochs=2, postprocess=np.zeros_like).fit(X, y)
     assert [row["valid_iou"] for row in plain.history] == [row["valid_iou"] for row in other.history]
     assert other.predict(X).max() == 0
+
+
+def test_labels_are_a_list():
+    with pytest.raises(ValueError, match="labels must be None or a list"):
+        RemoveSmall(labels=1).clean(np.eye(4), background=0)

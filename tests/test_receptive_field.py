@@ -117,16 +117,27 @@ def test_networks_without_an_end_are_blended_with_a_warning(cells):
         segmenter.predict(X[:1])
 
 
-def test_what_a_network_says_is_taken():
-    network = nn.Conv2d(1, 2, 3, padding=1)
+def test_what_a_network_says_is_tried():
+    network = nn.Conv2d(1, 2, 5, padding=2)
     arguments = {"size_multiple": 4, "n_channels": 1, "spatial_ndim": 2}
     assert isinstance(geometry_of(network, **arguments), MeasuredGeometry)
-    network.receptive_field = 7
+    assert geometry_of(network, **arguments).receptive_field == (2 + 3, 2 + 3)  # at any place of a period
+    network.receptive_field = 9
     network.size_multiple = 8
-    assert geometry_of(network, **arguments) == PlainGeometry(8, (7, 7), is_exactly_tileable=True)
-    network.receptive_field = (3, 5)
-    assert geometry_of(network, **arguments).receptive_field == (3, 5)
-    network.is_exactly_tileable = False
+    assert geometry_of(network, **arguments).receptive_field == (9, 9)
+    assert geometry_of(network, **arguments).size_multiple == 8
+    network.receptive_field = (9, 11)
+    assert geometry_of(network, **arguments).receptive_field == (9, 11)
+    assert geometry_of(network, **arguments).is_exactly_tileable
+    network.receptive_field = 0
     assert not geometry_of(network, **arguments).is_exactly_tileable
+    network.receptive_field, network.is_exactly_tileable = 9, False
+    assert geometry_of(network, **arguments) == PlainGeometry(8, (9, 9))
+    network.receptive_field = "big"
+    with pytest.raises(ValueError, match="receptive_field of a module must be a number of pixels, or two; got 'big'"):
+        geometry_of(network, **arguments)
+    normalized = nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2))
+    normalized.receptive_field = 8
+    assert not geometry_of(normalized, **arguments).is_exactly_tileable
     whole = UNet(1, 2, depth=1, filters=2)
     assert geometry_of(whole, **arguments) is whole
