@@ -30,9 +30,13 @@ def _find_allocator() -> Any:
         return None
 
 
-def _set(is_keeping: bool) -> None:
-    for name, value in (KEEPING if is_keeping else USUAL).items():
+def _apply(settings: dict[int, int]) -> None:
+    for name, value in settings.items():
         _allocator.mallopt(name, value)
+
+
+def _set(is_keeping: bool) -> None:
+    _apply(KEEPING if is_keeping else USUAL)
     if not is_keeping:
         _allocator.malloc_trim(0)
 
@@ -43,8 +47,7 @@ _keeping = SharedSetting(lambda: False, _set)
 
 def _restore_in_child() -> None:
     if _keeping.n_users:
-        for name, value in USUAL.items():
-            _allocator.mallopt(name, value)
+        _apply(USUAL)
 
 
 if hasattr(os, "register_at_fork"):

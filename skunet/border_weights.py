@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from skunet.containers import open_container
+from skunet.hyperparameters import check_spacing
 from skunet.image_by_image import map_images
 
 __all__ = ["border_weight_map"]
@@ -64,8 +65,7 @@ def border_weight_map(
     """
     if not (np.isfinite(w0) and w0 >= 0 and np.isfinite(sigma) and sigma > 0):
         raise ValueError(f"w0 must be at least 0 and sigma above 0; got {w0!r} and {sigma!r}.")
-    if spacing is not None and not (np.isfinite(spacing).all() and np.all(np.asarray(spacing) > 0)):
-        raise ValueError(f"spacing must be above 0; got {spacing!r}.")
+    check_spacing(spacing)
 
     def weigh(one: Any) -> np.ndarray:
         mask = open_container(one, "y")[0]

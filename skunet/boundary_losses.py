@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from skunet.hyperparameters import check_spacing
 from skunet.loss_terms import ClassWeight, Terms, WeightedLoss, weighted_mean
 
 __all__ = ["BoundaryLoss"]
@@ -45,8 +46,7 @@ class BoundaryLoss(WeightedLoss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(class_weight, label_smoothing)
-        if spacing is not None and not (np.isfinite(spacing).all() and np.all(np.asarray(spacing) > 0)):
-            raise ValueError(f"spacing must be above 0; got {spacing!r}.")
+        check_spacing(spacing)
         self.spacing = spacing
 
     def loss_of(self, terms: Terms) -> Tensor:

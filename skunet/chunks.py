@@ -12,6 +12,7 @@ from skunet.geometry import Geometry, round_up
 from skunet.images import Images, can_hold
 from skunet.pixels import ArrayPixels, PlacedPixels, Window
 from skunet.scaling import image_scaling, image_statistics, merge_statistics
+from skunet.steps import gives_instances
 from skunet.tiling import read_window
 
 __all__ = ["is_dask", "predict_chunks"]
@@ -71,8 +72,9 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
         statistics = [delayed(_statistics)(block, ndim) for block in array.to_delayed().ravel()]
         constants = delayed(_constants)(segmenter.fitted_scaling_, statistics)
     leading = () if output.n_leading is None or output.steps else (output.n_leading,)
-    instances = any(getattr(step, "gives_instances", False) for step in output.steps.steps)
-    dtype = np.int32 if instances else segmenter.classes_.dtype if output.method == "predict" else np.float32
+    dtype: Any = segmenter.classes_.dtype if output.method == "predict" else np.float32
+    if gives_instances(output.steps.steps):
+        dtype = np.int32
 
     def predict(keep: Window) -> Any:
         reads = read_window(keep, size, geometry=geometry, turns=segmenter._turns())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Geometry", "PlainGeometry", "round_up"]
+__all__ = ["Geometry", "PlainGeometry", "SameSize", "round_up"]
 
 
 class Geometry(Protocol):
@@ -32,8 +32,22 @@ class Geometry(Protocol):
         """Return the output side of a legal input side."""
 
 
+class SameSize:
+    """The sizes of a network that gives as many pixels as it takes."""
+
+    size_multiple: int
+
+    def input_size(self, output_size: int) -> int:
+        """Return the next multiple."""
+        return round_up(output_size, self.size_multiple)
+
+    def output_size(self, input_size: int) -> int:
+        """Return the same size."""
+        return input_size
+
+
 @dataclass(frozen=True)
-class PlainGeometry:
+class PlainGeometry(SameSize):
     """A network that keeps the size and takes multiples of `size_multiple`.
 
     Attributes
@@ -59,14 +73,6 @@ class PlainGeometry:
     def receptive_field(self) -> tuple[int, int]:
         """What can change a pixel; a guess, for the overlap of blended tiles, where it is not known."""
         return self.reach or (4 * self.size_multiple, 4 * self.size_multiple)
-
-    def input_size(self, output_size: int) -> int:
-        """Return the next multiple."""
-        return round_up(output_size, self.size_multiple)
-
-    def output_size(self, input_size: int) -> int:
-        """Return the same size."""
-        return input_size
 
 
 def round_up(n: int, multiple: int) -> int:

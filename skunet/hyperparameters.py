@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["check_hyperparameters", "check_keywords"]
+__all__ = ["check_hyperparameters", "check_keywords", "check_spacing"]
 
 Check = Callable[[Any], bool]
 
@@ -53,6 +53,12 @@ def check_keywords(estimator: type, keywords: Iterable[str]) -> None:
     if unknown:
         texts = ", ".join(repr(name) + _suggestion(name) for name in sorted(unknown))
         raise TypeError(f"{estimator.__name__} got unexpected keyword arguments: {texts}.")
+
+
+def check_spacing(spacing: float | Sequence[float] | None) -> None:
+    """Raise ValueError unless these are distances between pixels, or None."""
+    if spacing is not None and not (np.isfinite(spacing).all() and np.all(np.asarray(spacing) > 0)):
+        raise ValueError(f"spacing must be above 0; got {spacing!r}.")
 
 
 def _suggestion(name: str) -> str:
@@ -117,6 +123,12 @@ def _is_tta(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
+def _is_augment(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == "default"
+    return value is None or callable(value) or (_is_number(value) and value >= 0)
+
+
 def _is_postprocess(value: Any) -> bool:
     steps = value if isinstance(value, list | tuple) else [value]
     return all(step is None or (not isinstance(step, type) and _acts(step)) for step in steps)
@@ -157,7 +169,7 @@ RULES: dict[str, tuple[Check, str]] = {
         "None, a number of pixels of at least 1, or one such number per axis",
     ),
     "augment": (
-        lambda value: value is None or value == "default" or (callable(value) or (_is_number(value) and value >= 0)),
+        _is_augment,
         '"default", None, a strength of at least 0, skunet.augmentation.Augment(...) or another callable',
     ),
     "class_weight": (_is_class_weight, 'None, "balanced", or a dict from labels to weights of at least 0'),

@@ -124,14 +124,10 @@ class Journal:
         if self.path is None:
             return
         windows = [
-            tuple(slice(at := (n - 1) * i // (N_SAMPLES - 1), at + SAMPLE_SIDE) for n in pixels.size)
+            tuple(slice(at := (n - 1) * i // (N_SAMPLES - 1), min(at + SAMPLE_SIDE, n)) for n in pixels.size)
             for i in range(N_SAMPLES)
         ]
-        inside = [
-            tuple(slice(span.start, min(span.stop, n)) for span, n in zip(window, pixels.size, strict=True))
-            for window in windows
-        ]
-        found = checksum(np.array(pixels.size), *(pixels.read(window).numpy() for window in inside))
+        found = checksum(np.array(pixels.size), *(pixels.read(window).numpy() for window in windows))
         if self.samples.get(index, found) != found:
             raise ValueError(
                 f"Image {index} is another than the one that out was begun with, as {self.path} says. Predict the same "

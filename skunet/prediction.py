@@ -24,7 +24,7 @@ from skunet.pixels import Pixels, Window, open_pixels
 from skunet.progress import prediction_bar
 from skunet.reach import shifted
 from skunet.resizing import resize_linearly
-from skunet.steps import Steps
+from skunet.steps import Steps, gives_instances
 from skunet.tiling import assemble
 from skunet.turning import Turn, choose_turns
 from skunet.workers import shared_cores
@@ -132,8 +132,7 @@ class ImagePrediction:
         return Output(method, self.classes_.dtype, None, activate, self._to_labels, steps)
 
     def _check_gives_labels(self) -> None:
-        steps = self.postprocess if isinstance(self.postprocess, list | tuple) else [self.postprocess]
-        if any(getattr(step, "gives_instances", False) for step in steps):
+        if gives_instances(self.postprocess):
             raise ValueError(
                 "Instances are no labels to compare with those of y: postprocess numbers objects. Score with "
                 "postprocess=None."

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812  # as everywhere
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from skunet.geometry import PlainGeometry, round_up
+from skunet.geometry import PlainGeometry, SameSize, round_up
 from skunet.pixels import TensorPixels
 from skunet.tiling import assemble, predict_tiles
 
@@ -27,7 +27,7 @@ _measured: WeakKeyDictionary[nn.Module, tuple[tuple[int, int] | None, tuple[int,
 
 
 @dataclass(frozen=True)
-class MeasuredGeometry:
+class MeasuredGeometry(SameSize):
     """A network that keeps the size and says nothing of itself; measured when it is asked what it reads.
 
     Attributes
@@ -70,14 +70,6 @@ class MeasuredGeometry:
             )
             known = _measured[self.module] = (self.said, found)
         return known[1]
-
-    def input_size(self, output_size: int) -> int:
-        """Return the next multiple."""
-        return round_up(output_size, self.size_multiple)
-
-    def output_size(self, input_size: int) -> int:
-        """Return the same size."""
-        return input_size
 
 
 def measure_receptive_field(

@@ -4,7 +4,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "gives_instances"]
+
+
+def _listed(postprocess: Any) -> list[Any]:
+    steps = postprocess if isinstance(postprocess, list | tuple) else [postprocess]
+    return [step for step in steps if step is not None]
+
+
+def gives_instances(postprocess: Any) -> bool:
+    """Return whether a step numbers objects, which are no labels."""
+    return any(getattr(step, "gives_instances", False) for step in _listed(postprocess))
 
 
 class Steps:
@@ -23,8 +33,7 @@ class Steps:
 
     def __init__(self, postprocess: Any, classes: np.ndarray) -> None:
         self.classes = classes
-        self.steps = list(postprocess) if isinstance(postprocess, list | tuple) else [postprocess]
-        self.steps = [step for step in self.steps if step is not None]
+        self.steps = _listed(postprocess)
         for step in self.steps:
             unknown = set(getattr(step, "labels", None) or ()) - set(classes.tolist())
             if unknown:
@@ -44,7 +53,7 @@ class Steps:
         size, background = values.shape[self.take_probabilities :], self.classes[0]
         for step in self.steps:
             values = np.asarray(_call(step, values, self.classes, background))
-            background = 0 if getattr(step, "gives_instances", False) else background
+            background = 0 if gives_instances(step) else background
             if values.shape != size:
                 raise ValueError(
                     f"A step of postprocess must give one label per pixel, shape {size} here; "

@@ -1,7 +1,7 @@
 """Hyperparameters in a file: values as they are, classes by name, and what a file cannot hold."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -69,12 +69,13 @@ def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
         return {"value": value}
     if isinstance(value, list | tuple):
         items = [_describe(parameter, item, seed) for item in value]
-        missing = next((item for item in items if "missing" in item), None)
-        return missing or {"items": items}
+        return _missing(items) or {"items": items}
     if type(value).__module__ in OBJECTS and isinstance(value, BaseEstimator):
         described = describe_parameters(value.get_params(deep=False), seed=seed)
-        missing = next((item for item in described.values() if "missing" in item), None)
-        return missing or {"name": f"{type(value).__module__}.{type(value).__name__}", "parameters": described}
+        return _missing(described.values()) or {
+            "name": f"{type(value).__module__}.{type(value).__name__}",
+            "parameters": described,
+        }
     name = getattr(value, "__name__", "")
     for root in ROOTS:
         if name and _look_up(f"{root}.{name}", parameter) is value:
@@ -83,6 +84,11 @@ def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
         # Functions of torch that are written in C know no module.
         return {"missing": f"{value.__module__}.{value.__qualname__}" if value.__module__ else f"torch.{name}"}
     return {"missing": f"an instance of {type(value).__module__}.{type(value).__qualname__}"}
+
+
+def _missing(described: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first of several descriptions that says what a file cannot hold."""
+    return next((item for item in described if "missing" in item), None)
 
 
 def _look_up(name: str, parameter: str) -> Any:
