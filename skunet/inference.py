@@ -24,6 +24,7 @@ from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
 from skunet.reach import cut
 from skunet.receptive_field import MeasuredGeometry
 from skunet.scaling import image_scaling, scale
+from skunet.shallow_convolutions import sound_convolutions
 from skunet.tile_size import TileMemory, auto_tile_size, choose_tile_size, measure_tile
 from skunet.tiling import assemble, predict_tiles
 from skunet.turning import Turn
@@ -180,7 +181,11 @@ class Inference:
         device_type = torch.device(self.device).type
         module = self.module if torch.is_grad_enabled() or self.module.training else self._for_prediction(device_type)
         images = images.contiguous(memory_format=channels_last(images.ndim - 2))
-        with torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext():
+        is_at_risk = is_mixed and device_type == "cpu" and images.ndim == 5 and torch.is_grad_enabled()
+        with (
+            torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext(),
+            sound_convolutions(if_so=is_at_risk),
+        ):
             if type(module) is UNet and not module.training:
                 return check_logits(module(images, window, **fit_params), self.n_classes)
             logits = module(images, **fit_params)

@@ -44,6 +44,7 @@ LAYERS = [
         "folding",
         "joining",
         "exactness",
+        "shallow_convolutions",
     ],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["overlap_losses", "boundary_losses", "warping", "intensities"],
