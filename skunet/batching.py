@@ -19,11 +19,10 @@ from skunet.memory import fit_step, measure_step
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
-    PatchSampler,
     choose_patch_size,
-    count_patches,
     group_equal_sizes,
 )
+from skunet.sampling import ClassPixels, PatchSampler, count_patches
 from skunet.scaling import check_scaling, fit_scaling
 from skunet.splits import hold_out
 from skunet.tile_size import AUTO_WHOLE
@@ -169,8 +168,6 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         if self.memory_limit is not None:
             order["batch_size"], patch_size = self._keep_within_limit(order["batch_size"], patch_size)
         self.batch_size_, self.patch_size_ = order["batch_size"], patch_size
-        n_patches = count_patches(data.sizes, patch_size)
-        self.patches_per_epoch_ = int(n_patches.sum())
         batches = PatchBatches(
             data,
             patch_size=patch_size,
@@ -180,7 +177,16 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             seed=self.seed_,
             device="cpu" if arguments.get("num_workers") else self.device_,
         )
-        sampler = PatchSampler(n_patches, seed=self.seed_, first_epoch=len(self.history), **order)
+        sampler = PatchSampler(
+            count_patches(data.sizes, patch_size),
+            seed=self.seed_,
+            first_epoch=len(self.history),
+            n_batches=self.batches_per_epoch,
+            class_pixels=ClassPixels.find(data, seed=self.seed_) if self.balanced_share else None,
+            balanced_share=self.balanced_share,
+            **order,
+        )
+        self.patches_per_epoch_ = sampler.n_patches
         return self.iterator_train(batches, batch_sampler=sampler, **arguments)
 
     def _keep_within_limit(self, batch_size: int, patch_size: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

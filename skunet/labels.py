@@ -210,7 +210,7 @@ def warn_of_rare_classes(codec: "LabelCodec", counts: np.ndarray, *, stacklevel:
         ]
         warnings.warn(
             f"These classes cover less than {RARE_SHARE:.1%} of the pixels (share in brackets): {', '.join(texts)}. "
-            'They may never be predicted; class_weight="balanced" or smaller patches can help.',
+            'They may never be predicted; class_weight="balanced" and balanced_share=0.33 can help.',
             UserWarning,
             stacklevel=stacklevel,
         )

@@ -1,83 +1,29 @@
-"""Batches: which image, which window, how often; assembled at once and ready for the network."""
+"""Batches of patches and of whole images, assembled at once and ready for the network."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from skunet.augmentation import Augmentation, augment_batch
 from skunet.images import as_tensor
 from skunet.memory import USEFUL_SIDE
 from skunet.mirroring import reflect
 from skunet.randomness import make_generator
+from skunet.sampling import BatchPlan
 from skunet.scaling import image_scaling, scale
 from skunet.training_set import TrainingSet, pick
 
 __all__ = [
     "EvaluationBatches",
     "PatchBatches",
-    "PatchSampler",
     "choose_patch_size",
     "group_equal_sizes",
     "unpack_inputs",
 ]
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """One training batch: its place in the fit, which seeds its draws, and its images."""
-
-    epoch: int
-    batch: int
-    indices: np.ndarray
-
-
-class PatchSampler(Sampler[BatchPlan]):
-    """The batches of an epoch, in the seeded order of that epoch; each pass is one epoch further.
-
-    Parameters
-    ----------
-    n_patches : ndarray of shape (N,)
-        How many patches an epoch takes from each image.
-    batch_size : int
-    seed : int
-    first_epoch : int
-        Number of epochs trained before.
-    shuffle, drop_last : bool
-        As in `torch.utils.data.DataLoader`.
-    """
-
-    def __init__(
-        self,
-        n_patches: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int,
-        first_epoch: int,
-        shuffle: bool = True,
-        drop_last: bool = False,
-    ) -> None:
-        self.indices = np.repeat(np.arange(len(n_patches)), n_patches)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = first_epoch
-        self.shuffle = shuffle
-        # An epoch without any batch would train nothing.
-        self.drop_last = drop_last and len(self.indices) >= batch_size
-
-    def __len__(self) -> int:
-        n_full, rest = divmod(len(self.indices), self.batch_size)
-        return n_full + (rest > 0 and not self.drop_last)
-
-    def __iter__(self) -> Iterator[BatchPlan]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = make_generator(self.seed, epoch).permutation(self.indices) if self.shuffle else self.indices
-        for batch in range(len(self)):
-            yield BatchPlan(epoch, batch, order[batch * self.batch_size :][: self.batch_size])
 
 
 class PatchBatches(Dataset[Any]):
@@ -122,7 +68,10 @@ class PatchBatches(Dataset[Any]):
     def __getitems__(self, plan: BatchPlan) -> tuple[dict[str, Tensor], Tensor]:
         """Return the patches (B, C, *S) with their weights, and their labels (B, *S)."""
         generator = make_generator(self.seed, plan.epoch, plan.batch)
-        windows = [draw_window(self.data.sizes[index], self.patch_size, generator) for index in plan.indices]
+        windows = [
+            draw_window(self.data.sizes[index], self.patch_size, generator, around=pixel)
+            for index, pixel in zip(plan.indices, plan.pixels, strict=True)
+        ]
         picked = list(zip(plan.indices, windows, strict=True))
         # Each image with its mask: a Dataset with random transforms gives both of one draw only one after the other.
         pairs = [(_cut(self.data.images[at], window), _cut(self.data.masks[at], window)) for at, window in picked]
@@ -147,13 +96,19 @@ class PatchBatches(Dataset[Any]):
 
 
 def draw_window(
-    size: np.ndarray, patch_size: tuple[int, ...], generator: np.random.Generator
+    size: np.ndarray,
+    patch_size: tuple[int, ...],
+    generator: np.random.Generator,
+    around: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Return the positions that a random window reads along each axis.
+    """Return the positions that a random window reads along each axis; it holds the pixel `around`.
 
     Where the image is smaller than the window, positions run over the image and back, mirrored at its ends.
     """
-    starts = [int(generator.integers(max(n - patch, 0) + 1)) for n, patch in zip(size, patch_size, strict=True)]
+    first, last = np.zeros(len(patch_size), dtype=np.int64), np.maximum(size - patch_size, 0)
+    if around is not None:
+        first, last = np.clip(around - patch_size + 1, 0, last), np.minimum(around, last)
+    starts = [int(generator.integers(low, high + 1)) for low, high in zip(first, last, strict=True)]
     return tuple(
         reflect(np.arange(start, start + patch), int(n))
         for start, patch, n in zip(starts, patch_size, size, strict=True)
@@ -199,12 +154,6 @@ def choose_patch_size(
     if (patch <= size_multiple).all():
         patch = np.append(patch[:-1], 2 * size_multiple)
     return tuple(int(n) for n in patch)
-
-
-def count_patches(sizes: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
-    """Return how many patches an epoch takes of each image: about as many pixels as it has, at least one."""
-    shares: np.ndarray = sizes.prod(axis=1) / np.prod(patch_size)
-    return np.maximum(shares.round().astype(np.int64), 1)
 
 
 class EvaluationBatches(Dataset[Any]):

@@ -34,6 +34,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     patch_size : int, tuple of int or None, default=None
         Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
         patches of at most 256 pixels per side (64 in 3-D).
+    batches_per_epoch : int or None, default=None
+        Training steps of an epoch; None takes about as many pixels as the images have.
+    balanced_share : float, default=0.0
+        Share of the patches, in 0..1, that hold a pixel of a class drawn with equal chances, so that rare ones occur.
     augment : "default", None, float or callable, default="default"
         "default" mirrors and turns by right angles; a number is the strength of all parts of `augmentation.Augment`. A
         callable gets tensors (images, masks, weights) and a generator, see `Augment`, and returns the first three.
@@ -142,6 +146,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         classes: Any = None,
         scaling: Any = "dataset",
         patch_size: Any = None,
+        batches_per_epoch: int | None = None,
+        balanced_share: float = 0.0,
         augment: Any = "default",
         class_weight: Any = None,
         ignore_label: Any = None,
@@ -178,6 +184,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.classes = classes
         self.scaling = scaling
         self.patch_size = patch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.balanced_share = balanced_share
         self.augment = augment
         self.class_weight = class_weight
         self.ignore_label = ignore_label

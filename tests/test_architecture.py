@@ -30,7 +30,7 @@ LAYERS = [
     ],
     ["patches", "persistence", "image_by_image", "inference", "chunks"],
     ["receptive_field"],
-    ["training_set", "files", "tiling"],
+    ["training_set", "files", "tiling", "sampling"],
     ["turning", "blending", "journal"],
     ["pixels"],
     [

@@ -5,15 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skunet.patches import (
-    BatchPlan,
     EvaluationBatches,
     PatchBatches,
-    PatchSampler,
     choose_patch_size,
-    count_patches,
     draw_window,
     group_equal_sizes,
 )
+from skunet.sampling import BatchPlan
 from skunet.training_set import open_training_set
 
 
@@ -71,27 +69,6 @@ def test_scaling_by_image_uses_the_whole_image_not_the_patch():
     assert difference == pytest.approx(1 / 47)
 
 
-def test_an_epoch_takes_every_image_in_a_new_seeded_order():
-    sampler = PatchSampler(np.array([1, 2, 1, 1]), batch_size=2, seed=0, first_epoch=0)
-    epochs = [list(sampler) for _ in range(3)]
-    for epoch, plans in enumerate(epochs):
-        assert [(plan.epoch, plan.batch) for plan in plans] == [(epoch, 0), (epoch, 1), (epoch, 2)]
-        assert sorted(np.concatenate([plan.indices for plan in plans])) == [0, 1, 1, 2, 3]
-    orders = {tuple(np.concatenate([plan.indices for plan in plans])) for plans in epochs}
-    assert len(orders) > 1
-    resumed = list(PatchSampler(np.array([1, 2, 1, 1]), batch_size=2, seed=0, first_epoch=2))
-    assert [plan.indices.tolist() for plan in resumed] == [plan.indices.tolist() for plan in epochs[2]]
-
-
-def test_loader_options_shape_the_batches():
-    unshuffled = PatchSampler(np.array([1, 1, 1]), batch_size=2, seed=0, first_epoch=0, shuffle=False)
-    assert [plan.indices.tolist() for plan in unshuffled] == [[0, 1], [2]]
-    dropping = PatchSampler(np.array([1, 1, 1]), batch_size=2, seed=0, first_epoch=0, drop_last=True)
-    assert len(dropping) == len(list(dropping)) == 1
-    never_empty = PatchSampler(np.array([1]), batch_size=2, seed=0, first_epoch=0, drop_last=True)
-    assert len(list(never_empty)) == 1
-
-
 @pytest.mark.parametrize(
     ("patch_size", "sizes", "expected"),
     [
@@ -108,10 +85,6 @@ def test_loader_options_shape_the_batches():
 )
 def test_patch_sizes(patch_size, sizes, expected):
     assert choose_patch_size(patch_size, np.array(sizes), size_multiple=4) == expected
-
-
-def test_an_epoch_sees_about_as_many_pixels_as_there_are():
-    assert count_patches(np.array([(64, 64), (10, 10), (48, 64)]), (32, 32)).tolist() == [4, 1, 3]
 
 
 def test_evaluation_batches_are_whole_images_as_they_came():
