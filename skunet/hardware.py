@@ -9,7 +9,7 @@ import torch
 
 from skunet.settings import SharedSetting
 
-__all__ = ["exact_float32", "free_memory", "resolve_device", "resolve_precision"]
+__all__ = ["exact_float32", "free_memory", "is_out_of_memory", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(device: str | torch.device) -> str:
@@ -133,3 +133,9 @@ def _numbers(path: Path) -> dict[str, int]:
     """Return the numbers of a file with a name and a number per line."""
     rows = (line.replace(":", " ").split() for line in path.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that the memory was not enough."""
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

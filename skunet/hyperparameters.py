@@ -201,6 +201,7 @@ RULES: dict[str, tuple[Check, str]] = {
         lambda value: _is_whole(value, 1) or value == -1,
         "a whole number of at least 1, or -1 for all images at once",
     ),
+    "micro_batch_size": (lambda value: value is None or _is_whole(value, 1), "None or a whole number of at least 1"),
     "train_split": (
         _is_split,
         "a share of the images in (0, 1), None, or a callable such as skorch.dataset.ValidSplit(5)",

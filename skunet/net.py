@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
-from skorch.dataset import get_len, unpack_data
+from skorch.dataset import get_len
 from skorch.exceptions import NotInitializedError
 from skorch.history import History
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ from skunet.patches import unpack_inputs
 from skunet.persistence import Persistence
 from skunet.prediction import ImagePrediction
 from skunet.randomness import seeded_torch
-from skunet.resuming import ResumableTraining
 from skunet.training_set import TrainingSet
+from skunet.training_step import TrainingStep
 from skunet.workers import shared_cores
 
 __all__ = ["SegmentationNet"]
@@ -42,7 +42,7 @@ __all__ = ["SegmentationNet"]
 OF_PREDICTION = ("tile_size", "tta", "postprocess", "engine", "precision", "memory_limit")
 
 
-class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTraining):
+class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
     """The steps of skorch's training and prediction loops, on images.
 
     `UNetSegmenter` gives it its parameters and its story; nothing here is called by users alone.
@@ -144,7 +144,9 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
                 rows[-1] = BatchRecord(rows[-1])
                 step = step_fn(batch)
                 is_local = isinstance(self.history, History)  # others write to a store at once
-                self.history.record_batch(f"{prefix}_loss", step["loss"].detach() if is_local else step["loss"].item())
+                if not (training and self.is_skipped_):
+                    loss = step["loss"].detach() if is_local else step["loss"].item()
+                    self.history.record_batch(f"{prefix}_loss", loss)
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 self.history.record_batch(f"{prefix}_batch_size", get_len(inputs))
                 self.notify("on_batch_end", batch=batch, training=training, **step)
@@ -155,29 +157,6 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
     def time_share(self) -> float:
         """Return how much of the time for training is over, in 0..1; 0 where no callback limits it."""
         return max((callback.share() for callback in self.callbacks_of(TimeLimit)), default=0.0)
-
-    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Compute loss and gradients of a batch; random layers draw from the seed of epoch and batch."""
-        self._set_training(True)
-        inputs, labels = unpack_data(batch)
-        epoch, step = len(self.history) - 1, len(self.history[-1]["batches"]) - 1
-        with seeded_torch(self.seed_, epoch, step, device=self.device_):
-            logits = self.infer(inputs, **fit_params)
-            loss = self.get_loss(logits, labels, X=inputs, training=True)
-        self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        if self.scaler_.is_enabled():
-            self.scaler_.unscale_(self.optimizer_)  # callbacks that clip gradients see their true size
-        return {"loss": loss, "y_pred": logits}
-
-    def _step_optimizer(self, step_fn: Any) -> None:
-        if self.scaler_.is_enabled():
-            step_fn()  # float16 gradients are scaled up: the scaler steps, or skips where they overflowed
-            self.scaler_.step(self.optimizer_)
-            self.scaler_.update()
-        else:
-            super()._step_optimizer(step_fn)
-        # Fused optimizers change weights unnoticed, and what is kept for predictions would go on.
-        torch.autograd.graph.increment_version(self.module_.parameters())
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
         """Return the loss of logits against a batch of labels."""

@@ -78,6 +78,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     max_epochs : int, default=100
     batch_size : int, default=4
         Patches per training step; -1 for all.
+    micro_batch_size : int or None, default=None
+        Patches that go through the network at once; their gradients add up to those of the batch. None is all, or
+        fewer where the memory was not enough, with a warning. Batch normalization sees these alone.
     iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
     dataset : type, default=ImageDataset
         Another class is called with `(X, y)` and must give (image, mask) pairs, channels first.
@@ -164,6 +167,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         lr: float = 1e-3,
         max_epochs: int = 100,
         batch_size: int = 4,
+        micro_batch_size: int | None = None,
         iterator_train: Any = DataLoader,
         iterator_valid: Any = DataLoader,
         dataset: Any = ImageDataset,
@@ -195,6 +199,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.postprocess = postprocess
         self.engine = engine
         self.memory_limit = memory_limit
+        self.micro_batch_size = micro_batch_size
         self.random_state = random_state
         super().__init__(
             module=module,

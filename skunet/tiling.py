@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skunet.blending import Forward, IsDone, never, predict_blended
 from skunet.geometry import Geometry, round_up
+from skunet.hardware import is_out_of_memory
 from skunet.pixels import Pixels, Window, mirrored_window, read_mirrored
 from skunet.reach import cut
 from skunet.turning import Turn, TurnedPixels
@@ -92,7 +93,7 @@ def _predict_in_parts(
         scores = predict(keep)
     except (RuntimeError, MemoryError) as error:
         can_split = geometry.is_exactly_tileable and middle < span.stop and not torch.is_grad_enabled()
-        if not (can_split and _is_out_of_memory(error)):
+        if not (can_split and is_out_of_memory(error)):
             raise
     else:
         yield keep, scores
@@ -105,11 +106,6 @@ def _predict_in_parts(
     )
     for half in (slice(span.start, middle), slice(middle, span.stop)):
         yield from _predict_in_parts((*keep[:axis], half, *keep[axis + 1 :]), predict, geometry, is_done)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _mean(tensors: Iterator[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ LAYERS = [
     ],
     ["contract", "thresholds", "image_transformer", "searches", "cross_validation", "cross_prediction"],
     ["net"],
+    ["training_step"],
     ["resuming"],
     ["building"],
     ["batching", "callbacks", "prediction"],
@@ -71,7 +72,7 @@ LAYERS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
-    *("segmenter", "net", "resuming", "building", "batching", "image_dataset"),
+    *("segmenter", "net", "training_step", "resuming", "building", "batching", "image_dataset"),
     *("callbacks", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
     "learning_rate_finder",
 }
