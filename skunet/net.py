@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from skunet.allocation import LARGE, kept_memory
 from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import TimeLimit, WeightAveraging
-from skunet.components import uncompiled, weighted_loss
+from skunet.components import is_deeply_supervised, mean_over_levels, uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
 from skunet.geometry import Geometry
@@ -167,7 +167,7 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
         self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         if self.scaler_.is_enabled():
             self.scaler_.unscale_(self.optimizer_)  # callbacks that clip gradients see their true size
-        return {"loss": loss, "y_pred": logits}
+        return {"loss": loss, "y_pred": self._levels(logits)[0]}
 
     def _step_optimizer(self, step_fn: Any) -> None:
         if self.scaler_.is_enabled():
@@ -180,12 +180,23 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
         torch.autograd.graph.increment_version(self.module_.parameters())
 
     def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
-        """Return the loss of logits against a batch of labels."""
-        if isinstance(self.criterion_, nn.NLLLoss):
-            y_pred = torch.log_softmax(y_pred, dim=1)
+        """Return the loss of logits against a batch of labels; of several levels the weighted mean."""
         target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
         weights = unpack_inputs(X)[2] if X is not None else None
-        return weighted_loss(self.criterion_, y_pred, target, None if weights is None else weights.to(y_pred.device))
+        weights = None if weights is None else weights.to(y_pred.device)
+        losses = []
+        for logits in self._levels(y_pred):
+            scores = torch.log_softmax(logits, dim=1) if isinstance(self.criterion_, nn.NLLLoss) else logits
+            losses.append(weighted_loss(self.criterion_, scores, target, weights))
+        return losses[0] if len(losses) == 1 else mean_over_levels(losses)
+
+    def _levels(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (B, K, *S), and behind them those of coarser levels that a network gives in training."""
+        return torch.split(logits, len(self.classes_), dim=1) if is_deeply_supervised(self.module_) else (logits,)
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Return the logits (B, K, *S) of a batch of images, in the mode that is asked for."""
+        return self._levels(super().evaluation_step(batch, training))[0]
 
     def _loss_of_blanks(self, module: nn.Module, size: tuple[int, ...]) -> Tensor:
         """Return the loss of two patches without content, by a copy of the network."""
@@ -196,7 +207,10 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
         return self.get_loss(logits.contiguous(), labels, X={"patches": patches}, training=True)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
-        """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came."""
+        """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came.
+
+        Of a network with deep supervision, in training mode, (B, K (1 + L), *S): `get_loss` takes them as they are.
+        """
         fit_params.pop("groups", None)
         images, is_scaled, _ = unpack_inputs(x)
         inference = self._inference()

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from skunet.mirroring import mirror_pad
 from skunet.reach import centre_crop, cut, lost_margin, needed_windows, read_interval, shifted
@@ -22,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 2): "bicubic"}
 # Upsampling makes fine pixel i from the coarse pixels (i - reach) // 2 to (i + reach) // 2.
 UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
+# Coarser levels of the decoder that have a loss of their own, at most: the next weighs a sixteenth of the finest.
+MOST_SUPERVISED = 3
 
 
 class ConvolutionBlock(nn.Module):
@@ -77,6 +80,10 @@ class UNet(nn.Module):
         of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010).
     groups : int >= 1
         Groups of "group" normalization, or their greatest common divisor with the channels.
+    deep_supervision : bool
+        In training, give (N, K (1 + L), *S): behind the logits those of the L <= 3 next coarser levels of the decoder,
+        at full size by linear interpolation, for losses of their own (Lee et al. 2015, Dou et al. 2016). As in nnU-Net
+        (Isensee et al. 2021) the coarsest level has none, nor is there any below a depth of 2.
 
     Examples
     --------
@@ -101,6 +108,7 @@ class UNet(nn.Module):
         residual: bool = False,
         initialization: str = "kaiming",
         groups: int = 8,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.n_classes = in_channels, n_classes
@@ -108,6 +116,7 @@ class UNet(nn.Module):
         self.activation, self.normalization, self.groups = activation, normalization, groups
         self.padding, self.upsampling, self.convolutions = padding, upsampling, convolutions
         self.dropout, self.residual, self.initialization = dropout, residual, initialization
+        self.deep_supervision = deep_supervision
         self._check_parameters()
         self._reach = UPSAMPLING_REACH[upsampling]
         lost = (convolutions, self._reach) if padding == "valid" else (0, 0)
@@ -119,6 +128,8 @@ class UNet(nn.Module):
         self.upsamplings = nn.ModuleList(map(self._new_upsampling, channels[:0:-1]))
         self.decoder = nn.ModuleList(map(self._new_block, channels[:0:-1], channels[-2::-1]))
         self.head = self._layer("Conv")(filters, n_classes, 1)
+        n_supervised = min(max(depth - 2, 1), depth - 1, MOST_SUPERVISED) if deep_supervision else 0
+        self.coarse_heads = nn.ModuleList(self._layer("Conv")(n, n_classes, 1) for n in channels[1 : 1 + n_supervised])
         self._initialize_weights()
 
     def forward(self, images: Tensor, window: Sequence[slice] | None = None) -> Tensor:
@@ -137,7 +148,8 @@ class UNet(nn.Module):
     def levels(self, features: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal.
 
-        A window of the logits can be asked for where convolutions are padded.
+        In training, those of coarser levels follow where there is deep supervision. A window of the logits can be asked
+        for where convolutions are padded.
         """
         needed = None
         if window is not None:
@@ -151,7 +163,10 @@ class UNet(nn.Module):
         features = self.encoder[-1](features)
         if needed is not None:
             features = cut(features, needed[-1][1])
+        coarse: list[Tensor] = []
         for upsample, block in zip(self.upsamplings, self.decoder, strict=True):
+            if self.training and 0 < len(skips) <= len(self.coarse_heads):
+                coarse.insert(0, self._coarse_logits(features, level=len(skips)))
             features = upsample(features)  # (N, filters * 2**level, *S / 2**level)
             if needed is None:
                 kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
@@ -162,7 +177,16 @@ class UNet(nn.Module):
             features = cut(features, [shifted(read, 2 * at.start) for read, at in zip(reads, coarser, strict=True)])
             features = block.join(cut(skips.pop(), reads), features)
             features = cut(features, [shifted(keep, at.start) for keep, at in zip(kept_window, reads, strict=True)])
-        return cast(Tensor, self.head(features))
+        logits = cast(Tensor, self.head(features))  # (N, K, *S)
+        if not coarse:
+            return logits
+        return torch.cat([logits, *(centre_crop(level, logits.shape[2:]) for level in coarse)], dim=1)
+
+    def _coarse_logits(self, features: Tensor, level: int) -> Tensor:
+        # Each layer behind loses as much at both sides, so that the middle of what is enlarged lies on the logits.
+        logits = self.coarse_heads[level - 1](features)  # (N, K, *S / 2**level)
+        mode = INTERPOLATIONS["linear", self.spatial_ndim]
+        return functional.interpolate(logits, scale_factor=2**level, mode=mode, align_corners=False)
 
     @property
     def size_multiple(self) -> int:
@@ -304,6 +328,7 @@ class UNet(nn.Module):
             "padding": ("same", "valid"),
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),
+            "deep_supervision": (False, True),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)

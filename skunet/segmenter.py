@@ -65,8 +65,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
         Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names; maps
-        (N, C, *S) to logits (N, K, *S). An instance is used as it is. It may have attributes `size_multiple` (of its
-        sides; 2**depth), `receptive_field` (pixels on each side; measured) and `is_exactly_tileable`.
+        (N, C, *S) to logits (N, K, *S). An instance is used as it is. It may have `size_multiple` (2**depth),
+        `receptive_field` (measured), `is_exactly_tileable` and `deep_supervision` (False), see `UNet`.
     criterion : type, default=CrossEntropyDiceLoss
         Called with logits (N, K, *S), `NLLLoss` with their log-softmax, and class indices (N, *S), -1 = ignore.
     optimizer : type, default=torch.optim.AdamW
