@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skunet.blocks import AttentionGate, ConvolutionBlock
 from skunet.mirroring import mirror_pad
 from skunet.reach import centre_crop, cut, lost_margin, needed_windows, read_interval, shifted
 
@@ -25,25 +26,6 @@ INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicub
 UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
 # Coarser levels of the decoder that have a loss of their own, at most: the next weighs a sixteenth of the finest.
 MOST_SUPERVISED = 3
-
-
-class ConvolutionBlock(nn.Module):
-    """The convolutions of one level, with a shortcut round all but the last activation where one is given."""
-
-    def __init__(self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module) -> None:
-        super().__init__()
-        self.convolutions, self.shortcut, self.activation = convolutions, shortcut, activation
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, C, *S) to (N, C', *S'); unpadded convolutions make S' smaller than S."""
-        convolved: Tensor = self.convolutions(features)  # (N, C', *S')
-        if self.shortcut is not None:
-            convolved = convolved + self.shortcut(centre_crop(features, convolved.shape[2:]))
-        return cast(Tensor, self.activation(convolved))
-
-    def join(self, skip: Tensor, features: Tensor) -> Tensor:
-        """Map features of the encoder and of the coarser level, as `forward` does their channels together."""
-        return cast(Tensor, self(torch.cat([skip, features], dim=1)))
 
 
 class UNet(nn.Module):
@@ -84,6 +66,8 @@ class UNet(nn.Module):
         In training, give (N, K (1 + L), *S): behind the logits those of the L <= 3 next coarser levels of the decoder,
         at full size by linear interpolation, for losses of their own (Lee et al. 2015, Dou et al. 2016). As in nnU-Net
         (Isensee et al. 2021) the coarsest level has none, nor is there any below a depth of 2.
+    attention : bool
+        Skip connections pass a gate that the coarser features open, pixel by pixel (Oktay et al. 2018).
 
     Examples
     --------
@@ -109,6 +93,7 @@ class UNet(nn.Module):
         initialization: str = "kaiming",
         groups: int = 8,
         deep_supervision: bool = False,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.n_classes = in_channels, n_classes
@@ -116,7 +101,7 @@ class UNet(nn.Module):
         self.activation, self.normalization, self.groups = activation, normalization, groups
         self.padding, self.upsampling, self.convolutions = padding, upsampling, convolutions
         self.dropout, self.residual, self.initialization = dropout, residual, initialization
-        self.deep_supervision = deep_supervision
+        self.deep_supervision, self.attention = deep_supervision, attention
         self._check_parameters()
         self._reach = UPSAMPLING_REACH[upsampling]
         lost = (convolutions, self._reach) if padding == "valid" else (0, 0)
@@ -126,7 +111,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(map(self._new_block, [in_channels, *channels], channels, drops))
         self.pooling = self._layer("MaxPool")(2)
         self.upsamplings = nn.ModuleList(map(self._new_upsampling, channels[:0:-1]))
-        self.decoder = nn.ModuleList(map(self._new_block, channels[:0:-1], channels[-2::-1]))
+        self.decoder = nn.ModuleList(map(self._new_decoder_block, channels[-2::-1]))
         self.head = self._layer("Conv")(filters, n_classes, 1)
         n_supervised = min(max(depth - 2, 1), depth - 1, MOST_SUPERVISED) if deep_supervision else 0
         self.coarse_heads = nn.ModuleList(self._layer("Conv")(n, n_classes, 1) for n in channels[1 : 1 + n_supervised])
@@ -262,7 +247,7 @@ class UNet(nn.Module):
     def _layer(self, name: str) -> Any:  # "Conv" is nn.Conv2d in a 2-D network and nn.Conv3d in a 3-D one
         return getattr(nn, f"{name}{self.spatial_ndim}d")
 
-    def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Module:
+    def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> ConvolutionBlock:
         layers = self._new_convolution(in_channels, out_channels)
         for _ in range(self.convolutions - 1):
             layers += [self._new_activation(), *self._new_convolution(out_channels, out_channels)]
@@ -275,10 +260,18 @@ class UNet(nn.Module):
             activation = nn.Sequential(activation, self._layer("Dropout")(dropout))
         return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
 
-    def _new_convolution(self, in_channels: int, out_channels: int) -> list[nn.Module]:
+    def _new_decoder_block(self, channels: int) -> ConvolutionBlock:
+        block = self._new_block(2 * channels, channels)
+        if self.attention:
+            within = max(channels // 2, 1)
+            of_skip, of_coarser = (nn.Sequential(*self._new_convolution(channels, within, 1)) for _ in range(2))
+            block.gate = AttentionGate(of_skip, of_coarser, self._layer("Conv")(within, 1, 1))
+        return block
+
+    def _new_convolution(self, in_channels: int, out_channels: int, width: int = 3) -> list[nn.Module]:
         # A norm would take a constant away again.
-        options = {"padding": int(self.padding == "same"), "bias": self.normalization is None}
-        convolution = self._layer("Conv")(in_channels, out_channels, 3, **options)
+        options = {"padding": width // 2 if self.padding == "same" else 0, "bias": self.normalization is None}
+        convolution = self._layer("Conv")(in_channels, out_channels, width, **options)
         if self.normalization == "batch":
             return [convolution, self._layer("BatchNorm")(out_channels)]
         if self.normalization == "instance":
@@ -329,6 +322,7 @@ class UNet(nn.Module):
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),
             "deep_supervision": (False, True),
+            "attention": (False, True),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)

@@ -48,7 +48,7 @@ LAYERS = [
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["overlap_losses", "boundary_losses", "warping", "intensities"],
     ["loss_terms"],
-    ["resizing", "state_file", "fingerprint", "stored_parameters", "image_files"],
+    ["resizing", "state_file", "blocks", "fingerprint", "stored_parameters", "image_files"],
     [
         "randomness",
         "hardware",
