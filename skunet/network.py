@@ -55,8 +55,9 @@ class UNet(nn.Module):
         3-wide convolutions per level, in the encoder as in the decoder.
     dropout : float, 0 to below 1
         Share of channels dropped in training behind the two deepest levels of the encoder, as in the paper.
-    residual : bool
-        Each level's convolutions add their input, through a 1-wide convolution where the channels differ.
+    residual : bool or "encoder"
+        Each level's convolutions add their input, through a 1-wide convolution where the channels differ; "encoder"
+        has it there alone.
     initialization : {"kaiming", "xavier"}
         Normal weights, of variance 2 / fan-in before an activation, 1 / fan-in elsewhere (He et al. 2015), or
         of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010).
@@ -89,7 +90,7 @@ class UNet(nn.Module):
         upsampling: str = "transposed",
         convolutions: int = 2,
         dropout: float = 0.0,
-        residual: bool = False,
+        residual: bool | str = False,
         initialization: str = "kaiming",
         groups: int = 8,
         deep_supervision: bool = False,
@@ -108,7 +109,8 @@ class UNet(nn.Module):
         self._lost_by_block, self._lost_by_upsampling = lost
         channels = [filters * 2**level for level in range(depth + 1)]
         drops = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
-        self.encoder = nn.ModuleList(map(self._new_block, [in_channels, *channels], channels, drops))
+        new_encoder_block = partial(self._new_block, is_residual=bool(residual))
+        self.encoder = nn.ModuleList(map(new_encoder_block, [in_channels, *channels], channels, drops))
         self.pooling = self._layer("MaxPool")(2)
         self.upsamplings = nn.ModuleList(map(self._new_upsampling, channels[:0:-1]))
         self.decoder = nn.ModuleList(map(self._new_decoder_block, channels[-2::-1]))
@@ -247,12 +249,14 @@ class UNet(nn.Module):
     def _layer(self, name: str) -> Any:  # "Conv" is nn.Conv2d in a 2-D network and nn.Conv3d in a 3-D one
         return getattr(nn, f"{name}{self.spatial_ndim}d")
 
-    def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> ConvolutionBlock:
+    def _new_block(
+        self, in_channels: int, out_channels: int, dropout: float = 0.0, *, is_residual: bool
+    ) -> ConvolutionBlock:
         layers = self._new_convolution(in_channels, out_channels)
         for _ in range(self.convolutions - 1):
             layers += [self._new_activation(), *self._new_convolution(out_channels, out_channels)]
-        shortcut: nn.Module | None = nn.Identity() if self.residual else None
-        if self.residual and in_channels != out_channels:
+        shortcut: nn.Module | None = nn.Identity() if is_residual else None
+        if is_residual and in_channels != out_channels:
             # The last convolution's own bias or norm already shifts the sum.
             shortcut = self._layer("Conv")(in_channels, out_channels, 1, bias=False)
         activation = self._new_activation()
@@ -261,7 +265,7 @@ class UNet(nn.Module):
         return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
 
     def _new_decoder_block(self, channels: int) -> ConvolutionBlock:
-        block = self._new_block(2 * channels, channels)
+        block = self._new_block(2 * channels, channels, is_residual=self.residual not in (False, "encoder"))
         if self.attention:
             within = max(channels // 2, 1)
             of_skip, of_coarser = (nn.Sequential(*self._new_convolution(channels, within, 1)) for _ in range(2))
@@ -321,6 +325,7 @@ class UNet(nn.Module):
             "padding": ("same", "valid"),
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),
+            "residual": (False, True, "encoder"),
             "deep_supervision": (False, True),
             "attention": (False, True),
         }

@@ -32,6 +32,7 @@ def folded(**parameters):
         {"upsampling": "nearest"},
         {"dropout": 0.5},
         {"attention": True},
+        {"residual": "encoder"},
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

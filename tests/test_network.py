@@ -308,7 +308,7 @@ CHOICES = {
     "normalization": ["batch", "instance", "group", None],
     "upsampling": UPSAMPLINGS,
     "padding": ["same", "valid"],
-    "residual": [False, True],
+    "residual": [False, True, "encoder"],
     "dropout": [0.0, 0.4],
     "initialization": ["kaiming", "xavier"],
     "attention": [False, True],
@@ -426,6 +426,13 @@ def test_leaky_relu_has_the_slope_of_a_tenth():
     network = make_network(activation="leaky_relu")
     slopes = {layer.negative_slope for layer in network.modules() if isinstance(layer, nn.LeakyReLU)}
     assert slopes == {0.1}
+
+
+def test_shortcuts_may_be_in_the_encoder_alone():
+    partly, fully = make_network(residual="encoder"), make_network(residual=True)
+    assert list(partly.encoder.state_dict()) == list(fully.encoder.state_dict())
+    assert any("shortcut" in name for name in partly.encoder.state_dict())
+    assert list(partly.decoder.state_dict()) == list(make_network().decoder.state_dict())
 
 
 def test_linear_upsampling_after_the_projection_equals_it_before():
@@ -588,6 +595,7 @@ def test_summary_takes_one_side_for_all_axes():
         ({"upsampling": "cubic"}, "upsampling must be one of .*'bicubic'.*; got 'cubic'"),
         ({"upsampling": "bicubic", "spatial_ndim": 3}, "upsampling must be .*'linear'\\); got 'bicubic'.*=3"),
         ({"initialization": "zeros"}, "initialization must be one of .*; got 'zeros'"),
+        ({"residual": "decoder"}, r"residual must be one of \(False, True, 'encoder'\); got 'decoder'"),
         ({"attention": "gates"}, r"attention must be one of \(False, True\); got 'gates'"),
         ({"deep_supervision": 2}, r"deep_supervision must be one of \(False, True\); got 2"),
     ],
