@@ -26,8 +26,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     filters : int, default=32
         Channels at full resolution, at least 1; doubled per level.
     classes : list of labels or None, default=None
-        Labels to expect; None takes those of `y`. A label that is not listed raises; one that is missing in `y`
-        keeps its place.
+        Labels to expect, whether `y` has them or not; None takes those of `y`. A label that is not listed raises.
     scaling : {"dataset", "image", "minmax"}, (mean, std) or None, default="dataset"
         Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the least
         and largest pixel of each image; by given numbers (per channel, or one for all); or not.
@@ -61,6 +60,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     memory_limit : float or None, default=None
         Bytes that a training step may take, beside data and libraries: patches are cropped (where `patch_size` is
         None) and batches made smaller until an estimate, measured on small patches, keeps within it. So are tiles.
+    pretrained : None, path, fitted segmenter or state dict, default=None
+        Weights to start a new fit from, see `skunet.pretrained`: of layers that agree; a first convolution is adapted
+        to other channels, a head to other labels, and the rest is new. Of these `save` keeps a path alone.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
@@ -92,8 +94,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     device : str, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     compile : bool, default=False
-        Whether to train with `torch.compile` (with CUDA graphs: `compile__mode="reduce-overhead"`). A last, smaller
-        batch is left out, so that one graph serves all. Prediction and files use the plain network.
+        Whether to train with `torch.compile` (CUDA graphs: `compile__mode="reduce-overhead"`), in one graph, as a last,
+        smaller batch is left out. Prediction and files use the plain network.
     use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
@@ -107,14 +109,12 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     class_counts_ : ndarray of shape (K,)
         Pixels of each class in `y`, those without weight not counted.
     n_channels_in_ : int
-    spatial_ndim_ : int
-        2 for images, 3 for volumes.
+    spatial_ndim_ : {2, 3}
     n_iter_ : int
         Epochs trained, those of `partial_fit` included.
     history_ : skorch.history.History
         A record per epoch: `train_loss`, `valid_loss`, `valid_iou`, `dur` in seconds; also as `history`.
     module_ : torch.nn.Module
-        The network.
     seed_ : int
         What `random_state` stood for.
     device_, precision_ : str
@@ -151,6 +151,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         postprocess: Any = None,
         engine: str = "torch",
         memory_limit: float | None = None,
+        pretrained: Any = None,
         random_state: Any = None,
         module: Any = UNet,
         criterion: Any = CrossEntropyDiceLoss,
@@ -187,6 +188,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.postprocess = postprocess
         self.engine = engine
         self.memory_limit = memory_limit
+        self.pretrained = pretrained
         self.random_state = random_state
         super().__init__(
             module=module,
@@ -318,10 +320,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
         Parameters
         ----------
-        X : as in `predict`
+        X, resume : as in `predict`
         out : as in `predict`
             (N, K, *S), or a list of (K, *S), of floats.
-        resume : as in `predict`
 
         Returns
         -------
@@ -343,8 +344,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
         Returns
         -------
-        float
-            In 0..1.
+        float in 0..1
         """
         self._check_gives_labels()
         return score_masks(self, X, y, sample_weight)

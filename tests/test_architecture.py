@@ -28,7 +28,7 @@ LAYERS = [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
         *("threshold_scores", "export", "postprocessing", "border_weights"),
     ],
-    ["patches", "persistence", "image_by_image", "inference", "chunks"],
+    ["patches", "persistence", "image_by_image", "inference", "chunks", "pretrained"],
     ["receptive_field"],
     ["training_set", "files", "tiling"],
     ["turning", "blending", "journal"],
