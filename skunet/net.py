@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from skunet.allocation import LARGE, kept_memory
 from skunet.batch_records import BatchRecord, settle
-from skunet.callbacks import TimeLimit, WeightAveraging
+from skunet.callbacks import Freeze, TimeLimit, WeightAveraging
 from skunet.components import is_deeply_supervised, mean_over_levels, uncompiled, weighted_loss
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
@@ -129,6 +129,8 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
                 self.steps_per_epoch_ = max(1, len(iterator)) if isinstance(iterator, Sized) else 1
                 for callback in self.callbacks_of(WeightAveraging):
                     stack.enter_context(callback.raw_weights(self.module_))
+                for freeze in self.callbacks_of(Freeze):
+                    stack.enter_context(freeze.frozen(self.module_, epoch=len(self.history)))
                 for callback in self.callbacks_of(TimeLimit):
                     iterator = callback.cut(iterator, self.steps_per_epoch_)
             n_batches = self._run_batches(iterator, training, prefix, partial(step_fn, **fit_params))
@@ -168,6 +170,11 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, ResumableTrainin
         if self.scaler_.is_enabled():
             self.scaler_.unscale_(self.optimizer_)  # callbacks that clip gradients see their true size
         return {"loss": loss, "y_pred": self._levels(logits)[0]}
+
+    def _set_training(self, training: bool = True) -> None:
+        super()._set_training(training)
+        for freeze in self.callbacks_of(Freeze):
+            freeze.hold_norms()
 
     def _step_optimizer(self, step_fn: Any) -> None:
         if self.scaler_.is_enabled():

@@ -26,6 +26,7 @@ LAYERS = [
     ["batching", "callbacks", "prediction"],
     [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+        "freezing",
         *("threshold_scores", "export", "postprocessing", "border_weights"),
     ],
     ["patches", "persistence", "image_by_image", "inference", "chunks", "pretrained"],
@@ -72,6 +73,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
     *("segmenter", "net", "resuming", "building", "batching", "image_dataset"),
     *("callbacks", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+    "freezing",
     "learning_rate_finder",
 }
 
