@@ -53,9 +53,10 @@ def augment_batch(
 class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
     """Random transforms of training patches; each sample has its own, and images, masks and weights share them.
 
-    `UNetSegmenter(augment=Augment(rotation=15))`; a grid search reaches its parts as `augment__rotation`. Images are
-    those that the network gets, scaled: their standard deviation is about 1. Between pixels they are interpolated,
-    beyond their ends mirrored; masks and weights have the values of the nearest pixels.
+    `UNetSegmenter(augment=Augment(rotation=15))`; a grid search reaches its parts as `augment__rotation`. Any callable
+    in its place gets what `__call__` gets, and returns the like. Images are those that the network gets, scaled: their
+    standard deviation is about 1. Between pixels they are interpolated, beyond their ends mirrored; masks and weights
+    have the values of the nearest pixels.
 
     Parameters
     ----------

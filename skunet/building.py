@@ -15,6 +15,7 @@ from skunet.components import accepted, class_weights, criterion_arguments
 from skunet.hardware import resolve_device
 from skunet.inference import channels_last
 from skunet.labels import warn_of_rare_classes
+from skunet.pretrained import open_pretrained, take_over
 from skunet.randomness import CRITERION, WEIGHTS, draw_seed, seeded_torch
 from skunet.training_set import TrainingSet
 
@@ -55,6 +56,11 @@ class NetworkBuilding(ImageBatching):
         if are_new and self.initialized_:
             self._initialize_callbacks()
         return self
+
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        copy.pretrained = self.pretrained  # a clone of the segmenter there would have no weights
+        return copy
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the arguments of a component: the user's, and those that follow from parameters and data."""
@@ -262,6 +268,9 @@ class NetworkBuilding(ImageBatching):
         if not hasattr(self, "scaling_constants_"):
             self.fitted_scaling_ = self.scaling
         self._place_network()
+        if self.pretrained is not None and not self.is_trained_:
+            pretrained, built_with = open_pretrained(self.pretrained), self.get_params_for("module")
+            self._note(take_over(self.module_, pretrained, classes=self.classes_.tolist(), built_with=built_with))
         self.is_stopping_ = False
         self.scaler_ = torch.amp.GradScaler(self.device_.split(":")[0], enabled=self.precision_ == "float16")
         self.is_trained_ = True

@@ -5,6 +5,7 @@ from skorch.callbacks import Callback
 
 from skunet.averaging import WeightAveraging
 from skunet.checkpoints import Checkpoint, Resume
+from skunet.freezing import Freeze
 from skunet.progress import EpochLog, ProgressBar
 from skunet.schedules import LearningRateSchedule
 from skunet.scoring import EpochLoss, IoUScoring
@@ -15,6 +16,7 @@ __all__ = [
     "EarlyStopping",
     "EpochLog",
     "EpochLoss",
+    "Freeze",
     "IoUScoring",
     "LearningRateSchedule",
     "ProgressBar",

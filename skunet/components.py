@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from skunet.labels import LabelCodec
 
-__all__ = ["accepted", "class_weights", "criterion_arguments", "uncompiled", "weighted_loss"]
+__all__ = [
+    "accepted",
+    "class_weights",
+    "criterion_arguments",
+    "is_deeply_supervised",
+    "mean_over_levels",
+    "uncompiled",
+    "weighted_loss",
+]
 
 
 def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,6 +33,27 @@ def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that a compiled one wraps, whose weights carry no prefix; any other as it is."""
     return cast(nn.Module, getattr(module, "_orig_mod", module))
+
+
+def is_deeply_supervised(module: Any) -> bool:
+    """Return whether a module says that in training logits of coarser levels follow its own, as `UNet` can."""
+    return isinstance(module, nn.Module) and bool(getattr(uncompiled(module), "deep_supervision", False))
+
+
+def mean_over_levels(losses: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the losses of levels, finest first; each weighs half of that before it.
+
+    References
+    ----------
+    Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, 2021.
+
+    Examples
+    --------
+    >>> mean_over_levels([torch.tensor(1.0), torch.tensor(4.0)])
+    tensor(2.)
+    """
+    weights = [0.5**level for level in range(len(losses))]
+    return sum((weight / sum(weights) * loss for weight, loss in zip(weights, losses, strict=True)), torch.zeros(()))
 
 
 def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCodec, counts: np.ndarray) -> Any:

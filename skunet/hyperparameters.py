@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,14 @@ def _acts(step: Any) -> bool:
     return callable(step) or hasattr(step, "transform")
 
 
+def _is_pretrained(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) > 0 and all(isinstance(name, str) for name in value)
+    # A segmenter that was built, but not trained, has random weights.
+    is_fitted = hasattr(value, "module_") and getattr(value, "is_trained_", True)
+    return value is None or isinstance(value, str | PathLike) or is_fitted
+
+
 def _is_random_state(value: Any) -> bool:
     return value is None or isinstance(value, np.random.RandomState) or _is_whole(value, 0, 2**32 - 1)
 
@@ -194,6 +203,11 @@ RULES: dict[str, tuple[Check, str]] = {
         '"torch", "openvino" or "onnxruntime"',
     ),
     "memory_limit": (lambda value: value is None or (_is_number(value) and value > 0), "None or a number of bytes"),
+    "pretrained": (
+        _is_pretrained,
+        "None, the path of a file of weights, a state dict, or a fitted segmenter (a search clones those in its grid: "
+        "put a FrozenEstimator round them there)",
+    ),
     "random_state": (_is_random_state, "None, a whole number from 0 to 2**32 - 1, or a RandomState"),
     "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),

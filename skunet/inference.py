@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skunet.blending import IsDone, never
-from skunet.components import uncompiled
+from skunet.components import is_deeply_supervised, uncompiled
 from skunet.derived import kept_for
 from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
@@ -44,7 +44,8 @@ class Inference:
     Attributes
     ----------
     module : torch.nn.Module
-        Maps scaled images (N, C, *S) to logits (N, K, *S).
+        Maps scaled images (N, C, *S) to logits (N, K, *S); with a true attribute `deep_supervision`, in training mode
+        to (N, K (1 + L), *S), those of coarser levels behind.
     n_classes : int
     device : str
     precision : {"float32", "bfloat16", "float16"}
@@ -199,7 +200,10 @@ class Inference:
         return with_exact_start(module) if self.precision != "float32" and self.n_classes > 2 else module
 
     def _checked(self, output: Any, images: Tensor) -> Tensor:
-        logits = check_logits(output, self.n_classes)
+        has_levels = self.module.training and is_deeply_supervised(self.module)
+        if has_levels and isinstance(output, Tensor) and output.ndim == images.ndim + 1:
+            output = output.flatten(1, 2)  # levels on an axis of their own, as of MONAI's DynUNet
+        logits = check_logits(output, self.n_classes, has_levels=has_levels)
         expected = [self.geometry.output_size(n) for n in images.shape[2:]]
         if list(logits.shape[2:]) != expected:
             raise ValueError(
@@ -209,12 +213,16 @@ class Inference:
         return logits
 
 
-def check_logits(output: Any, n_classes: int) -> Tensor:
-    """Return what a module gave as float32 logits (N, K, *T); a single logit z becomes the pair (0, z)."""
+def check_logits(output: Any, n_classes: int, *, has_levels: bool = False) -> Tensor:
+    """Return what a module gave as float32 logits (N, K, *T); a single logit z becomes the pair (0, z).
+
+    With `has_levels` those of coarser levels may follow, K maps each.
+    """
     logits: Tensor = torch.as_tensor(output[0] if isinstance(output, tuple) else output).float()
     if logits.shape[1] == 1 and n_classes == 2:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # (N, 2, *T)
-    if logits.shape[1] != n_classes:
+    n_maps = logits.shape[1] % n_classes or n_classes if has_levels else logits.shape[1]
+    if n_maps != n_classes:
         raise ValueError(
             f"module must give one map of logits per class, (N, {n_classes}, ...); "
             f"got shape {tuple(logits.shape)}. It is called with n_classes={n_classes}."

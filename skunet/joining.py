@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skunet.blocks import ConvolutionBlock
 from skunet.derived import kept_for, with_blocks
-from skunet.network import ConvolutionBlock, UNet
+from skunet.network import UNet
 
 __all__ = ["without_copies"]
 
@@ -56,8 +57,10 @@ class _JoinedBlock(nn.Module):
         self.of_skip, self.of_coarser = (half.contiguous(memory_format=torch.channels_last) for half in halves)
         self.bias = first.bias
         self.rest = nn.Sequential(*layers[N_FUSED:], cast(nn.Module, block.activation))
+        self.gate = cast(nn.Module | None, block.gate)
 
     def join(self, skip: Tensor, features: Tensor) -> Tensor:
+        skip = skip if self.gate is None else self.gate(skip, features)
         joined = functional.conv2d(skip, self.of_skip, self.bias, padding=1)
         features = features.to(joined.dtype).contiguous(memory_format=torch.channels_last)
         _add_convolution(joined, features, self.of_coarser.to(joined.dtype))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from skunet.allocation import LARGE, kept_memory
 from skunet.batch_records import BatchRecord, settle
-from skunet.callbacks import TimeLimit, WeightAveraging
-from skunet.components import uncompiled, weighted_loss
+from skunet.callbacks import Freeze, TimeLimit, WeightAveraging
+from skunet.components import uncompiled
 from skunet.export import OnnxExport
 from skunet.folding import folded_norms
 from skunet.geometry import Geometry
@@ -69,6 +69,10 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         return sum("train_batch_count" in row for row in self.history_)
 
     # ---- steps
+
+    def _check_may_train(self) -> None:
+        self.check_training_readiness()
+        check_hyperparameters(self.get_params(deep=False))
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
         """Build what is not there, and run the epochs that were asked for."""
@@ -129,6 +133,8 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
                 self.steps_per_epoch_ = max(1, len(iterator)) if isinstance(iterator, Sized) else 1
                 for callback in self.callbacks_of(WeightAveraging):
                     stack.enter_context(callback.raw_weights(self.module_))
+                for freeze in self.callbacks_of(Freeze):
+                    stack.enter_context(freeze.frozen(self.module_, epoch=len(self.history)))
                 for callback in self.callbacks_of(TimeLimit):
                     iterator = callback.cut(iterator, self.steps_per_epoch_)
             n_batches = self._run_batches(iterator, training, prefix, partial(step_fn, **fit_params))
@@ -158,13 +164,14 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         """Return how much of the time for training is over, in 0..1; 0 where no callback limits it."""
         return max((callback.share() for callback in self.callbacks_of(TimeLimit)), default=0.0)
 
-    def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
-        """Return the loss of logits against a batch of labels."""
-        if isinstance(self.criterion_, nn.NLLLoss):
-            y_pred = torch.log_softmax(y_pred, dim=1)
-        target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
-        weights = unpack_inputs(X)[2] if X is not None else None
-        return weighted_loss(self.criterion_, y_pred, target, None if weights is None else weights.to(y_pred.device))
+    def _set_training(self, training: bool = True) -> None:
+        super()._set_training(training)
+        for freeze in self.callbacks_of(Freeze):
+            freeze.hold_norms()
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Return the logits (B, K, *S) of a batch of images, in the mode that is asked for."""
+        return self._levels(super().evaluation_step(batch, training))[0]
 
     def _loss_of_blanks(self, module: nn.Module, size: tuple[int, ...]) -> Tensor:
         """Return the loss of two patches without content, by a copy of the network."""
@@ -175,7 +182,10 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         return self.get_loss(logits.contiguous(), labels, X={"patches": patches}, training=True)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
-        """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came."""
+        """Return the logits (B, K, *S) of a batch: of scaled training patches, or of images as they came.
+
+        Of a network with deep supervision, in training mode, (B, K (1 + L), *S): `get_loss` takes them as they are.
+        """
         fit_params.pop("groups", None)
         images, is_scaled, _ = unpack_inputs(x)
         inference = self._inference()

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from skunet.blocks import AttentionGate, ConvolutionBlock
 from skunet.mirroring import mirror_pad
 from skunet.reach import centre_crop, cut, lost_margin, needed_windows, read_interval, shifted
 
@@ -22,25 +24,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 INTERPOLATIONS = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 2): "bicubic"}
 # Upsampling makes fine pixel i from the coarse pixels (i - reach) // 2 to (i + reach) // 2.
 UPSAMPLING_REACH = {"transposed": 0, "nearest": 0, "linear": 1, "bicubic": 3}
-
-
-class ConvolutionBlock(nn.Module):
-    """The convolutions of one level, with a shortcut round all but the last activation where one is given."""
-
-    def __init__(self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module) -> None:
-        super().__init__()
-        self.convolutions, self.shortcut, self.activation = convolutions, shortcut, activation
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, C, *S) to (N, C', *S'); unpadded convolutions make S' smaller than S."""
-        convolved: Tensor = self.convolutions(features)  # (N, C', *S')
-        if self.shortcut is not None:
-            convolved = convolved + self.shortcut(centre_crop(features, convolved.shape[2:]))
-        return cast(Tensor, self.activation(convolved))
-
-    def join(self, skip: Tensor, features: Tensor) -> Tensor:
-        """Map features of the encoder and of the coarser level, as `forward` does their channels together."""
-        return cast(Tensor, self(torch.cat([skip, features], dim=1)))
+# Coarser levels of the decoder that have a loss of their own, at most: the next weighs a sixteenth of the finest.
+MOST_SUPERVISED = 3
 
 
 class UNet(nn.Module):
@@ -70,13 +55,20 @@ class UNet(nn.Module):
         3-wide convolutions per level, in the encoder as in the decoder.
     dropout : float, 0 to below 1
         Share of channels dropped in training behind the two deepest levels of the encoder, as in the paper.
-    residual : bool
-        Each level's convolutions add their input, through a 1-wide convolution where the channels differ.
+    residual : bool or "encoder"
+        Each level's convolutions add their input, through a 1-wide convolution where the channels differ; "encoder"
+        has it there alone.
     initialization : {"kaiming", "xavier"}
         Normal weights, of variance 2 / fan-in before an activation, 1 / fan-in elsewhere (He et al. 2015), or
         of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010).
     groups : int >= 1
         Groups of "group" normalization, or their greatest common divisor with the channels.
+    deep_supervision : bool
+        In training, give (N, K (1 + L), *S): behind the logits those of the L <= 3 next coarser levels of the decoder,
+        at full size by linear interpolation, for losses of their own (Lee et al. 2015, Dou et al. 2016). As in nnU-Net
+        (Isensee et al. 2021) the coarsest level has none, nor is there any below a depth of 2.
+    attention : bool
+        Skip connections pass a gate that the coarser features open, pixel by pixel (Oktay et al. 2018).
 
     Examples
     --------
@@ -98,9 +90,11 @@ class UNet(nn.Module):
         upsampling: str = "transposed",
         convolutions: int = 2,
         dropout: float = 0.0,
-        residual: bool = False,
+        residual: bool | str = False,
         initialization: str = "kaiming",
         groups: int = 8,
+        deep_supervision: bool = False,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.n_classes = in_channels, n_classes
@@ -108,17 +102,21 @@ class UNet(nn.Module):
         self.activation, self.normalization, self.groups = activation, normalization, groups
         self.padding, self.upsampling, self.convolutions = padding, upsampling, convolutions
         self.dropout, self.residual, self.initialization = dropout, residual, initialization
+        self.deep_supervision, self.attention = deep_supervision, attention
         self._check_parameters()
         self._reach = UPSAMPLING_REACH[upsampling]
         lost = (convolutions, self._reach) if padding == "valid" else (0, 0)
         self._lost_by_block, self._lost_by_upsampling = lost
         channels = [filters * 2**level for level in range(depth + 1)]
         drops = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
-        self.encoder = nn.ModuleList(map(self._new_block, [in_channels, *channels], channels, drops))
+        new_encoder_block = partial(self._new_block, is_residual=bool(residual))
+        self.encoder = nn.ModuleList(map(new_encoder_block, [in_channels, *channels], channels, drops))
         self.pooling = self._layer("MaxPool")(2)
         self.upsamplings = nn.ModuleList(map(self._new_upsampling, channels[:0:-1]))
-        self.decoder = nn.ModuleList(map(self._new_block, channels[:0:-1], channels[-2::-1]))
+        self.decoder = nn.ModuleList(map(self._new_decoder_block, channels[-2::-1]))
         self.head = self._layer("Conv")(filters, n_classes, 1)
+        n_supervised = min(max(depth - 2, 1), depth - 1, MOST_SUPERVISED) if deep_supervision else 0
+        self.coarse_heads = nn.ModuleList(self._layer("Conv")(n, n_classes, 1) for n in channels[1 : 1 + n_supervised])
         self._initialize_weights()
 
     def forward(self, images: Tensor, window: Sequence[slice] | None = None) -> Tensor:
@@ -137,7 +135,8 @@ class UNet(nn.Module):
     def levels(self, features: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Map images (N, C, *S) to logits where each side of S is a multiple of `size_multiple`, or is legal.
 
-        A window of the logits can be asked for where convolutions are padded.
+        In training, those of coarser levels follow where there is deep supervision. A window of the logits can be asked
+        for where convolutions are padded.
         """
         needed = None
         if window is not None:
@@ -151,7 +150,10 @@ class UNet(nn.Module):
         features = self.encoder[-1](features)
         if needed is not None:
             features = cut(features, needed[-1][1])
+        coarse: list[Tensor] = []
         for upsample, block in zip(self.upsamplings, self.decoder, strict=True):
+            if self.training and 0 < len(skips) <= len(self.coarse_heads):
+                coarse.insert(0, self._coarse_logits(features, level=len(skips)))
             features = upsample(features)  # (N, filters * 2**level, *S / 2**level)
             if needed is None:
                 kept = [side - 2 * self._lost_by_upsampling for side in features.shape[2:]]
@@ -162,7 +164,16 @@ class UNet(nn.Module):
             features = cut(features, [shifted(read, 2 * at.start) for read, at in zip(reads, coarser, strict=True)])
             features = block.join(cut(skips.pop(), reads), features)
             features = cut(features, [shifted(keep, at.start) for keep, at in zip(kept_window, reads, strict=True)])
-        return cast(Tensor, self.head(features))
+        logits = cast(Tensor, self.head(features))  # (N, K, *S)
+        if not coarse:
+            return logits
+        return torch.cat([logits, *(centre_crop(level, logits.shape[2:]) for level in coarse)], dim=1)
+
+    def _coarse_logits(self, features: Tensor, level: int) -> Tensor:
+        # Each layer behind loses as much at both sides, so that the middle of what is enlarged lies on the logits.
+        logits = self.coarse_heads[level - 1](features)  # (N, K, *S / 2**level)
+        mode = INTERPOLATIONS["linear", self.spatial_ndim]
+        return functional.interpolate(logits, scale_factor=2**level, mode=mode, align_corners=False)
 
     @property
     def size_multiple(self) -> int:
@@ -238,12 +249,14 @@ class UNet(nn.Module):
     def _layer(self, name: str) -> Any:  # "Conv" is nn.Conv2d in a 2-D network and nn.Conv3d in a 3-D one
         return getattr(nn, f"{name}{self.spatial_ndim}d")
 
-    def _new_block(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> nn.Module:
+    def _new_block(
+        self, in_channels: int, out_channels: int, dropout: float = 0.0, *, is_residual: bool
+    ) -> ConvolutionBlock:
         layers = self._new_convolution(in_channels, out_channels)
         for _ in range(self.convolutions - 1):
             layers += [self._new_activation(), *self._new_convolution(out_channels, out_channels)]
-        shortcut: nn.Module | None = nn.Identity() if self.residual else None
-        if self.residual and in_channels != out_channels:
+        shortcut: nn.Module | None = nn.Identity() if is_residual else None
+        if is_residual and in_channels != out_channels:
             # The last convolution's own bias or norm already shifts the sum.
             shortcut = self._layer("Conv")(in_channels, out_channels, 1, bias=False)
         activation = self._new_activation()
@@ -251,10 +264,18 @@ class UNet(nn.Module):
             activation = nn.Sequential(activation, self._layer("Dropout")(dropout))
         return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
 
-    def _new_convolution(self, in_channels: int, out_channels: int) -> list[nn.Module]:
+    def _new_decoder_block(self, channels: int) -> ConvolutionBlock:
+        block = self._new_block(2 * channels, channels, is_residual=self.residual not in (False, "encoder"))
+        if self.attention:
+            within = max(channels // 2, 1)
+            of_skip, of_coarser = (nn.Sequential(*self._new_convolution(channels, within, 1)) for _ in range(2))
+            block.gate = AttentionGate(of_skip, of_coarser, self._layer("Conv")(within, 1, 1))
+        return block
+
+    def _new_convolution(self, in_channels: int, out_channels: int, width: int = 3) -> list[nn.Module]:
         # A norm would take a constant away again.
-        options = {"padding": int(self.padding == "same"), "bias": self.normalization is None}
-        convolution = self._layer("Conv")(in_channels, out_channels, 3, **options)
+        options = {"padding": width // 2 if self.padding == "same" else 0, "bias": self.normalization is None}
+        convolution = self._layer("Conv")(in_channels, out_channels, width, **options)
         if self.normalization == "batch":
             return [convolution, self._layer("BatchNorm")(out_channels)]
         if self.normalization == "instance":
@@ -304,6 +325,9 @@ class UNet(nn.Module):
             "padding": ("same", "valid"),
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),
+            "residual": (False, True, "encoder"),
+            "deep_supervision": (False, True),
+            "attention": (False, True),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from skunet.building import NetworkBuilding
 from skunet.callbacks import Checkpoint, LearningRateSchedule, ProgressBar, Resume, TimeLimit
 from skunet.components import uncompiled
-from skunet.fingerprint import describe
+from skunet.fingerprint import checksum, describe
 from skunet.interruption import is_in_search, is_raised_by_statement
+from skunet.pretrained import open_pretrained
 from skunet.state_values import is_storable
 
 __all__ = ["ResumableTraining"]
@@ -58,6 +59,9 @@ class ResumableTraining(NetworkBuilding):
         }
         if isinstance(self.random_state, np.random.RandomState):
             fitted["random_state"] = self.seed_
+        if self.pretrained is not None:  # whatever the path or the object
+            weights = open_pretrained(self.pretrained).weights.values()
+            fitted["pretrained"] = checksum(*(weight.cpu().float().numpy() for weight in weights))
         if has_horizon:
             fitted["max_epochs"] = self.horizon_
         return {"parameters": describe(parameters | fitted), "data": self.data_description_}

@@ -6,7 +6,7 @@ import torch
 from sklearn.base import ClassifierMixin
 from torch.utils.data import DataLoader
 
-from skunet.hyperparameters import check_hyperparameters, check_keywords
+from skunet.hyperparameters import check_keywords
 from skunet.image_by_image import score_masks
 from skunet.image_dataset import ImageDataset
 from skunet.losses import CrossEntropyDiceLoss
@@ -26,11 +26,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     filters : int, default=32
         Channels at full resolution, at least 1; doubled per level.
     classes : list of labels or None, default=None
-        Labels to expect; None takes those of `y`. A label that is not listed raises; one that is missing in `y`
-        keeps its place.
+        Labels to expect, whether `y` has them or not; None takes those of `y`. A label that is not listed raises.
     scaling : {"dataset", "image", "minmax"}, (mean, std) or None, default="dataset"
-        Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the least
-        and largest pixel of each image; by given numbers (per channel, or one for all); or not.
+        Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the extremes of
+        each image; by given numbers (per channel, or one for all); or not.
     patch_size : int, tuple of int or None, default=None
         Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
         patches of at most 256 pixels per side (64 in 3-D).
@@ -39,38 +38,40 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     balanced_share : float, default=0.0
         Share of the patches, in 0..1, that hold a pixel of a class drawn with equal chances, so that rare ones occur.
     augment : "default", None, float or callable, default="default"
-        "default" mirrors and turns by right angles; a number is the strength of all parts of `augmentation.Augment`. A
-        callable gets tensors (images, masks, weights) and a generator, see `Augment`, and returns the first three.
+        "default" mirrors and turns by right angles; a number is the strength of all parts of `augmentation.Augment`,
+        which tells what a callable gets.
     class_weight : None, "balanced" or dict, default=None
         Weight of each class in the loss; a dict is by label.
     ignore_label : label or None, default=None
         A label of `y` that counts nowhere: not in the loss, not in the scores, never predicted.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Of the network's arithmetic; loss and softmax are float32. "auto" takes bfloat16 where the processor or GPU
-        has instructions for it, float16 on the GPUs just before these, else float32, which is never TensorFloat-32.
+        Of the network's arithmetic, not of the loss. "auto" takes bfloat16 where the processor or GPU has instructions
+        for it, float16 on the GPUs just before these, else float32, which is never TensorFloat-32.
     tile_size : "auto", None, int or tuple of int, default="auto"
         Kept pixels per side of the tiles in which large images are predicted, rounded up to a multiple of `2**depth`.
-        None takes each image whole; "auto" is as large as is fast and half the free memory, or `memory_limit`, holds.
+        None takes each image whole; "auto" is as large as is fast and fits half the free memory, or `memory_limit`.
     tta : bool or list of str, default=False
-        Test-time augmentation: average over all flips and right-angle turns, or over the image and those named:
-        "flip_vertical", "flip_horizontal", "turn_90", "turn_180", "turn_270", "transpose", "antitranspose", for volumes
-        "flip_depth" too.
+        Test-time augmentation: average over all flips and right-angle turns, or the image and those named:
+        flip_depth, flip_vertical, flip_horizontal, turn_90, turn_180, turn_270, transpose, antitranspose.
     postprocess : None, callable, transformer, or list of these, default=None
         Done to what `predict` would return, one whole image at a time: functions from labels (*S) to labels, or steps
-        of `skunet.postprocessing` such as `RemoveSmall(20)`. A callable with an attribute `takes_probabilities=True`
-        is called with probabilities (K, *S) and `classes_`, and must be the first. Training does not see it.
+        of `skunet.postprocessing`. One with an attribute `takes_probabilities=True` gets probabilities (K, *S) and
+        `classes_`, and must be the first.
     engine : {"torch", "openvino", "onnxruntime"}, default="torch"
         What computes predictions. Others compute on the CPU, need the extra of their name, and take a moment to compile
         the network; ONNX Runtime is always float32.
     memory_limit : float or None, default=None
-        Bytes that a training step may take, beside data and libraries: patches are cropped (where `patch_size` is
-        None) and batches made smaller until an estimate, measured on small patches, keeps within it. So are tiles.
+        Bytes that a training step may take, beside data and libraries, by an estimate: patches are cropped (where
+        `patch_size` is None) and batches made smaller. So are tiles.
+    pretrained : None, path, fitted segmenter or state dict, default=None
+        Weights to start a new fit from, see `skunet.pretrained`: of layers that agree; a first convolution is adapted
+        to other channels, a head to other labels, and the rest is new. Of these `save` keeps a path alone.
     random_state : int, RandomState or None, default=None
         Decides weights, validation images, patches, augmentation and dropout.
     module : type or Module, default=UNet
         Called with `in_channels`, `n_classes` and whatever of `depth`, `filters` and `spatial_ndim` it names; maps
-        (N, C, *S) to logits (N, K, *S). An instance is used as it is. It may have attributes `size_multiple` (of its
-        sides; 2**depth), `receptive_field` (pixels on each side; measured) and `is_exactly_tileable`.
+        (N, C, *S) to logits (N, K, *S). An instance is used as it is. It may have `size_multiple` (2**depth),
+        `receptive_field` (measured), `is_exactly_tileable` and `deep_supervision` (False), see `UNet`.
     criterion : type, default=CrossEntropyDiceLoss
         Called with logits (N, K, *S), `NLLLoss` with their log-softmax, and class indices (N, *S), -1 = ignore.
     optimizer : type, default=torch.optim.AdamW
@@ -79,8 +80,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     batch_size : int, default=4
         Patches per training step; -1 for all.
     micro_batch_size : int or None, default=None
-        Patches that go through the network at once; their gradients add up to those of the batch. None is all, or
-        fewer where the memory was not enough, with a warning. Batch normalization sees these alone.
+        Patches that go through the network, and are normalized, at once; gradients are those of the batch. None is all,
+        or fewer where the memory was not enough, with a warning.
     iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
     dataset : type, default=ImageDataset
         Another class is called with `(X, y)` and must give (image, mask) pairs, channels first.
@@ -99,8 +100,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     device : str, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     compile : bool, default=False
-        Whether to train with `torch.compile` (with CUDA graphs: `compile__mode="reduce-overhead"`). A last, smaller
-        batch is left out, so that one graph serves all. Prediction and files use the plain network.
+        Whether to train with `torch.compile` (CUDA graphs: `compile__mode="reduce-overhead"`), in one graph, as a last,
+        smaller batch is left out. Prediction and files use the plain network.
     use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
@@ -113,21 +114,14 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Sorted labels, without `ignore_label`, in the dtype of `y`.
     class_counts_ : ndarray of shape (K,)
         Pixels of each class in `y`, those without weight not counted.
-    n_channels_in_ : int
-    spatial_ndim_ : int
-        2 for images, 3 for volumes.
-    n_iter_ : int
-        Epochs trained, those of `partial_fit` included.
+    n_channels_in_, spatial_ndim_, n_iter_ : int
+        Channels and axes of an image; epochs trained, those of `partial_fit` included.
     history_ : skorch.history.History
         A record per epoch: `train_loss`, `valid_loss`, `valid_iou`, `dur` in seconds; also as `history`.
     module_ : torch.nn.Module
-        The network.
-    seed_ : int
-        What `random_state` stood for.
-    device_, precision_ : str
-        What "auto" stood for.
+    seed_, device_, precision_ : int, str and str
+        What `random_state` and "auto" stood for.
     batch_size_, patch_size_ : int and tuple of int
-        Of the training steps.
 
     Examples
     --------
@@ -137,8 +131,6 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     >>> segmenter = UNetSegmenter(depth=1, filters=4, max_epochs=1, verbose=0, random_state=0).fit(X, y)
     >>> segmenter.predict(X).shape
     (6, 32, 32)
-    >>> segmenter.predict_proba(X).shape
-    (6, 2, 32, 32)
     """
 
     def __init__(
@@ -160,6 +152,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         postprocess: Any = None,
         engine: str = "torch",
         memory_limit: float | None = None,
+        pretrained: Any = None,
         random_state: Any = None,
         module: Any = UNet,
         criterion: Any = CrossEntropyDiceLoss,
@@ -200,6 +193,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.engine = engine
         self.memory_limit = memory_limit
         self.micro_batch_size = micro_batch_size
+        self.pretrained = pretrained
         self.random_state = random_state
         super().__init__(
             module=module,
@@ -255,11 +249,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Warns
         -----
         UserWarning
-            If a class covers less than 0.1 % of the pixels; if training was interrupted by Ctrl-C, which keeps what
-            was learned.
+            If a class covers less than 0.1 % of the pixels; if Ctrl-C ended training, which keeps what was learned.
         """
-        self.check_training_readiness()
-        check_hyperparameters(self.get_params(deep=False))
+        self._check_may_train()
         is_fresh = not (self.warm_start and self._is_trained())
         data = self._open_training_set(X, y, self.classes, groups, sample_weight, is_fresh=is_fresh)
         is_new = is_fresh and not (self.warm_start and self._is_built_without_data())
@@ -288,11 +280,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         -------
         self
         """
-        self.check_training_readiness()
-        check_hyperparameters(self.get_params(deep=False))
+        self._check_may_train()
         is_fresh = not hasattr(self, "classes_")
-        classes = self.classes if classes is None else classes
-        data = self._open_training_set(X, y, classes, groups, sample_weight, is_fresh=is_fresh)
+        labels = self.classes if classes is None else classes
+        data = self._open_training_set(X, y, labels, groups, sample_weight, is_fresh=is_fresh)
         return self._train(data, is_fresh=is_fresh and not self.initialized_, method="partial_fit", **fit_params)
 
     def predict(self, X: Any, *, out: Any = None, resume: bool = False) -> Any:
@@ -301,10 +292,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Parameters
         ----------
         X : as in `fit`
-            Of any sizes, with the channels and the rank of those fitted. Lazy arrays are read tile by tile.
+            Of any sizes, with channels and rank as fitted. Lazy arrays are read tile by tile.
         out : array or list of arrays, optional
-            To write into, tile by tile: a stack (N, *S) where X is one, else a list of (*S); also memory maps, zarr or
-            HDF5 data sets. Its dtype must hold the labels. An interruption leaves what is written.
+            To write into, tile by tile, memory maps, zarr and HDF5 too: a stack (N, *S) where X is one, else a list of
+            (*S), of a dtype that holds the labels.
         resume : bool, default=False
             Go on with what an earlier, interrupted call left out. `out` must be in a file (memory map, zarr, HDF5); a
             file `*.progress` beside it notes what is written until all is.
@@ -317,11 +308,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
         Raises
         ------
-        NotFittedError
-            Before fit.
-        ValueError
-            If rank or channels are not those fitted, a pixel is NaN or infinite, or `out` has another shape; to resume,
-            if `out` is in no file or was begun by another prediction.
+        NotFittedError, ValueError
+            Before fit; if rank or channels are not as fitted, a pixel is NaN or infinite, or `out` has another shape;
+            to resume, if `out` is in no file or was begun by another prediction.
         """
         self._check_ready()
         return self._predict_labels(X, out, resume)
@@ -331,10 +320,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
         Parameters
         ----------
-        X : as in `predict`
+        X, resume : as in `predict`
         out : as in `predict`
             (N, K, *S), or a list of (K, *S), of floats.
-        resume : as in `predict`
 
         Returns
         -------
@@ -356,8 +344,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
 
         Returns
         -------
-        float
-            In 0..1.
+        float in 0..1
         """
         self._check_gives_labels()
         return score_masks(self, X, y, sample_weight)

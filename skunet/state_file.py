@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skunet.state_values import as_bytes, decode, encode
 
-__all__ = ["read_state", "replace_file", "write_state"]
+__all__ = ["FORMAT", "read_state", "replace_file", "write_state"]
 
 FORMAT, VERSION = "skunet", 1
 # A safetensors header holds at most 100 MB; longer JSON becomes a tensor, of this name.

@@ -1,5 +1,6 @@
 """Hyperparameters in a file: values as they are, classes by name, and what a file cannot hold."""
 
+import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
@@ -63,6 +64,10 @@ def describe_parameters(parameters: Mapping[str, Any], *, seed: int) -> dict[str
 def _describe(parameter: str, value: Any, seed: int) -> dict[str, Any]:
     if isinstance(value, np.random.RandomState):
         return {"value": seed}
+    if isinstance(value, os.PathLike):
+        return {"value": os.fspath(value)}
+    if parameter == "pretrained" and not isinstance(value, str):
+        return {"value": None}  # the weights of the file have all that was learned there
     if isinstance(value, torch.device):
         return {"value": str(value)}
     if is_storable(value):

@@ -9,6 +9,7 @@ import torch
 from skorch.dataset import get_len, unpack_data
 from torch import Tensor, nn
 
+from skunet.components import is_deeply_supervised, mean_over_levels, weighted_loss
 from skunet.hardware import is_out_of_memory
 from skunet.patches import unpack_inputs
 from skunet.randomness import seeded_torch
@@ -72,7 +73,7 @@ class TrainingStep(ResumableTraining):
             self._try_smaller(largest // 2)
         if self.scaler_.is_enabled():
             self.scaler_.unscale_(self.optimizer_)  # callbacks that clip gradients see their true size
-        return {"loss": loss, "y_pred": logits}
+        return {"loss": loss, "y_pred": self._levels(logits)[0]}
 
     def _try_smaller(self, size: int) -> None:
         self.micro_batch_size_ = size
@@ -92,7 +93,7 @@ class TrainingStep(ResumableTraining):
             with self._seeded():
                 logits = self.infer(inputs, **fit_params)
                 loss = self.get_loss(logits, labels, X=inputs, training=True)
-            self.scaler_.scale(loss).backward()
+            torch.autograd.backward(self.scaler_.scale(loss))
             return loss, logits
         # Losses of batches are no means over patches: the batch Dice, and means over weights that differ. So logits
         # come first, then their gradients, which go back through the network part by part [Gao et al., 2021].
@@ -101,7 +102,7 @@ class TrainingStep(ResumableTraining):
             logits = torch.cat([self._infer_part(inputs, part, fit_params) for part in parts])
         logits.requires_grad_()
         loss = self.get_loss(logits, labels, X=inputs, training=True)
-        self.scaler_.scale(loss).backward()
+        torch.autograd.backward(self.scaler_.scale(loss))
         gradient: Any = logits.grad
         for part in parts:
             torch.autograd.backward(self._infer_part(inputs, part, fit_params), gradient[part])
@@ -116,6 +117,21 @@ class TrainingStep(ResumableTraining):
     def _seeded(self, *part: int) -> Any:
         epoch, step = len(self.history) - 1, len(self.history[-1]["batches"]) - 1
         return seeded_torch(self.seed_, epoch, step, *part, device=self.device_)
+
+    def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: ARG002
+        """Return the loss of logits against a batch of labels; of several levels the weighted mean."""
+        target = self.codec_.encode_tensor(torch.as_tensor(y_true).to(y_pred.device))  # (B, *S)
+        weights = unpack_inputs(X)[2] if X is not None else None
+        weights = None if weights is None else weights.to(y_pred.device)
+        losses = []
+        for logits in self._levels(y_pred):
+            scores = torch.log_softmax(logits, dim=1) if isinstance(self.criterion_, nn.NLLLoss) else logits
+            losses.append(weighted_loss(self.criterion_, scores, target, weights))
+        return losses[0] if len(losses) == 1 else mean_over_levels(losses)
+
+    def _levels(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (B, K, *S), and behind them those of coarser levels that a network gives in training."""
+        return torch.split(logits, len(self.classes_), dim=1) if is_deeply_supervised(self.module_) else (logits,)
 
     # ---- the optimizer
 

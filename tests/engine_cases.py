@@ -41,7 +41,14 @@ class FixedSize(nn.Module):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"module__padding": "valid"}, {"module__normalization": "instance"}, {"module": OneMap}, {"tile_size": 16}],
+    [
+        {},
+        {"module__padding": "valid"},
+        {"module__normalization": "instance"},
+        {"module": OneMap},
+        {"tile_size": 16},
+        {"module__attention": True, "module__deep_supervision": True, "depth": 2},
+    ],
 )
 def test_other_engines_predict_the_same(cells, engine, parameters):
     X, y = cells

@@ -27,9 +27,10 @@ LAYERS = [
     ["batching", "callbacks", "prediction"],
     [
         *("image_dataset", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+        "freezing",
         *("threshold_scores", "export", "postprocessing", "border_weights"),
     ],
-    ["patches", "persistence", "image_by_image", "inference", "chunks"],
+    ["patches", "persistence", "image_by_image", "inference", "chunks", "pretrained"],
     ["receptive_field"],
     ["training_set", "files", "tiling", "sampling"],
     ["turning", "blending", "journal"],
@@ -50,7 +51,7 @@ LAYERS = [
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["overlap_losses", "boundary_losses", "warping", "intensities"],
     ["loss_terms"],
-    ["resizing", "state_file", "fingerprint", "stored_parameters", "image_files"],
+    ["resizing", "state_file", "blocks", "fingerprint", "stored_parameters", "image_files"],
     [
         "randomness",
         "hardware",
@@ -74,6 +75,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {
     *("segmenter", "net", "training_step", "resuming", "building", "batching", "image_dataset"),
     *("callbacks", "scoring", "stopping", "checkpoints", "progress", "schedules", "averaging"),
+    "freezing",
     "learning_rate_finder",
 }
 

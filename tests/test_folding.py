@@ -36,6 +36,7 @@ def assert_same_function(folded, network, images):
 
 @given(
     residual=st.booleans(),
+    attention=st.booleans(),
     padding=st.sampled_from(["same", "valid"]),
     upsampling=st.sampled_from(["transposed", "nearest", "linear"]),
     convolutions=st.integers(1, 3),

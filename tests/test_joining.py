@@ -24,7 +24,16 @@ def folded(**parameters):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"depth": 3, "filters": 5}, {"convolutions": 3}, {"upsampling": "nearest"}, {"dropout": 0.5}]
+    "parameters",
+    [
+        {},
+        {"depth": 3, "filters": 5},
+        {"convolutions": 3},
+        {"upsampling": "nearest"},
+        {"dropout": 0.5},
+        {"attention": True},
+        {"residual": "encoder"},
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_of_convolutions_are_convolutions_of_both(parameters, dtype):

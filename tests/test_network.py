@@ -213,7 +213,7 @@ def test_receptive_field_is_what_gradients_show(depth, convolutions, padding, up
     assert measure_receptive_field(network, n_probes=40) == network.receptive_field
 
 
-@pytest.mark.parametrize("options", [{"residual": True}, {"convolutions": 3}, {"depth": 3}])
+@pytest.mark.parametrize("options", [{"residual": True}, {"convolutions": 3}, {"depth": 3}, {"attention": True}])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_receptive_field_holds_what_gradients_show(padding, options):
     network = make_transparent(padding=padding, **options)
@@ -308,9 +308,10 @@ CHOICES = {
     "normalization": ["batch", "instance", "group", None],
     "upsampling": UPSAMPLINGS,
     "padding": ["same", "valid"],
-    "residual": [False, True],
+    "residual": [False, True, "encoder"],
     "dropout": [0.0, 0.4],
     "initialization": ["kaiming", "xavier"],
+    "attention": [False, True],
 }
 EXAMPLES = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in CHOICES.items()})
 
@@ -351,9 +352,10 @@ def test_choices_go_together(options):
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("residual", [False, True])
-def test_no_parameter_is_dead(normalization, upsampling, padding, residual):
+@pytest.mark.parametrize("attention", [False, True])
+def test_no_parameter_is_dead(normalization, upsampling, padding, residual, attention):
     network = make_network(
-        normalization=normalization, upsampling=upsampling, padding=padding, residual=residual,
+        normalization=normalization, upsampling=upsampling, padding=padding, residual=residual, attention=attention,
         filters=4, groups=2, activation="leaky_relu", n_classes=3, in_channels=3,
     )  # fmt: skip
     gradients = assert_trains(network)
@@ -392,10 +394,45 @@ def test_instance_normalization_learns_a_scale():
     assert all(norm.affine for norm in norms)
 
 
+@pytest.mark.parametrize("spatial_ndim", [2, 3])
+def test_gates_weigh_skip_connections_as_the_formula_says(spatial_ndim):
+    network = settle_statistics(make_network(attention=True, filters=4, spatial_ndim=spatial_ndim))
+    gate = network.decoder[1].gate
+    skip, features = (make_images(2, 4, *[6] * spatial_ndim, seed=seed) for seed in (0, 1))
+
+    def mix(layer, values):
+        weight = layer.weight.flatten(1)
+        return torch.einsum("oc,nc...->no...", weight, values)
+
+    sums = gate.of_skip[1](mix(gate.of_skip[0], skip)) + gate.of_coarser[1](mix(gate.of_coarser[0], features))
+    weight = torch.sigmoid(mix(gate.to_weight, sums.clamp_min(0)) + gate.to_weight.bias.view(-1, *[1] * spatial_ndim))
+    torch.testing.assert_close(gate(skip, features), skip * weight)
+    joined = network.decoder[1].join(skip, features)
+    torch.testing.assert_close(joined, network.decoder[1](torch.cat([skip * weight, features], dim=1)))
+
+
+def test_an_open_gate_changes_nothing_and_a_closed_one_leaves_no_skip_connection():
+    network, image = make_network(attention=True, depth=1).eval(), make_images(1, 1, 8, 8)
+    plain = make_network(depth=1).eval()
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if ".gate." not in name})
+    nn.init.constant_(network.decoder[0].gate.to_weight.bias, 100.0)
+    torch.testing.assert_close(network(image), plain(image))
+    nn.init.constant_(network.decoder[0].gate.to_weight.bias, -200.0)
+    nn.init.zeros_(plain.decoder[0].convolutions[0].weight[:, :2])
+    torch.testing.assert_close(network(image), plain(image))
+
+
 def test_leaky_relu_has_the_slope_of_a_tenth():
     network = make_network(activation="leaky_relu")
     slopes = {layer.negative_slope for layer in network.modules() if isinstance(layer, nn.LeakyReLU)}
     assert slopes == {0.1}
+
+
+def test_shortcuts_may_be_in_the_encoder_alone():
+    partly, fully = make_network(residual="encoder"), make_network(residual=True)
+    assert list(partly.encoder.state_dict()) == list(fully.encoder.state_dict())
+    assert any("shortcut" in name for name in partly.encoder.state_dict())
+    assert list(partly.decoder.state_dict()) == list(make_network().decoder.state_dict())
 
 
 def test_linear_upsampling_after_the_projection_equals_it_before():
@@ -487,10 +524,10 @@ def test_same_seed_makes_the_same_network_and_another_seed_another():
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("activation", ["relu", Swish])
-def test_state_pickle_and_copy_give_the_same_logits(activation):
-    network = settle_statistics(make_network(activation=activation, residual=True, dropout=0.1))
-    other = make_network(activation=activation, residual=True, dropout=0.1, seed=5).eval()
+@pytest.mark.parametrize("options", [{"activation": "relu"}, {"activation": Swish}, {"attention": True}])
+def test_state_pickle_and_copy_give_the_same_logits(options):
+    network = settle_statistics(make_network(residual=True, dropout=0.1, **options))
+    other = make_network(residual=True, dropout=0.1, seed=5, **options).eval()
     image = make_images(1, 1, 9, 8)
     assert not torch.equal(other(image), network(image))
     other.load_state_dict(network.state_dict())
@@ -558,6 +595,9 @@ def test_summary_takes_one_side_for_all_axes():
         ({"upsampling": "cubic"}, "upsampling must be one of .*'bicubic'.*; got 'cubic'"),
         ({"upsampling": "bicubic", "spatial_ndim": 3}, "upsampling must be .*'linear'\\); got 'bicubic'.*=3"),
         ({"initialization": "zeros"}, "initialization must be one of .*; got 'zeros'"),
+        ({"residual": "decoder"}, r"residual must be one of \(False, True, 'encoder'\); got 'decoder'"),
+        ({"attention": "gates"}, r"attention must be one of \(False, True\); got 'gates'"),
+        ({"deep_supervision": 2}, r"deep_supervision must be one of \(False, True\); got 2"),
     ],
 )
 def test_bad_parameters_are_named(options, message):
@@ -576,14 +616,14 @@ def test_numpy_integers_are_integers():
     depth=st.integers(0, 3),
     upsampling=st.sampled_from(["transposed", "nearest", "linear", "bicubic"]),
     convolutions=st.integers(1, 3),
-    residual=st.booleans(),
+    extras=st.fixed_dictionaries({"residual": st.booleans(), "attention": st.booleans()}),
     data=st.data(),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_window_of_the_logits_is_that_of_all_of_them(spatial_ndim, depth, upsampling, convolutions, residual, data):
+def test_a_window_of_the_logits_is_that_of_all_of_them(spatial_ndim, depth, upsampling, convolutions, extras, data):
     torch.manual_seed(0)
     assume(spatial_ndim == 2 or upsampling != "bicubic")
-    options = {"upsampling": upsampling, "convolutions": convolutions, "residual": residual}
+    options = {"upsampling": upsampling, "convolutions": convolutions, **extras}
     network = UNet(1, 3, depth=min(depth, 5 - spatial_ndim), filters=2, spatial_ndim=spatial_ndim, **options).eval()
     size = data.draw(st.tuples(*[st.integers(1, 60 if spatial_ndim == 2 else 20)] * spatial_ndim))
     starts = [data.draw(st.integers(0, n - 1)) for n in size]

@@ -29,9 +29,10 @@ def whole_and_tiled(network, images, tile_size, *, turns=()):
     upsampling=st.sampled_from(["transposed", "nearest", "linear"]),
     convolutions=st.integers(1, 3),
     residual=st.booleans(),
+    attention=st.booleans(),
     data=st.data(),
 )
-def test_tiled_equals_whole(spatial_ndim, depth, padding, upsampling, convolutions, residual, data):
+def test_tiled_equals_whole(spatial_ndim, depth, padding, upsampling, convolutions, residual, attention, data):
     torch.manual_seed(0)
     network = UNet(
         1,
@@ -43,6 +44,7 @@ def test_tiled_equals_whole(spatial_ndim, depth, padding, upsampling, convolutio
         upsampling=upsampling,
         convolutions=convolutions,
         residual=residual,
+        attention=attention,
     ).eval()
     largest = 60 if spatial_ndim == 2 else 18
     size = data.draw(st.tuples(*[st.integers(1, largest)] * spatial_ndim))
