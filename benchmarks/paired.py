@@ -42,15 +42,15 @@ def paired_ratio(a: Callable[[], Any], b: Callable[[], Any], repeats: int = 7) -
     }
 
 
-def environment() -> dict[str, Any]:
-    """Return what a figure depends on besides the code: machine, versions, commit, load at the start."""
+def environment(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+    """Return what a figure depends on besides the code: machine, versions of packages, commit, load at the start."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in packages},
         "commit": _commit(),
     }
 
