@@ -184,8 +184,8 @@ class LearningRateFinder(BaseEstimator):  # type: ignore[misc]  # sklearn is not
     def _copy_with(self, test: RangeTest) -> Any:
         """Return an unfitted segmenter of the same parameters that runs nothing but the test."""
         kept = {
-            name: clone(value, safe=False)
-            for name, value in self.segmenter.get_params(deep=False).items()
+            name: value
+            for name, value in clone(self.segmenter).get_params(deep=False).items()
             if not name.startswith("callbacks")
         }
         # An epoch has at least one step.

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -11,15 +12,17 @@ from skunet.datasets import make_cells
 from skunet.files import write_mask
 from skunet.image_files import read_mask
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "first_segmentation.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPT = EXAMPLES / "first_segmentation.py"
 TINY = ("--epochs", "1", "--depth", "1", "--filters", "2", "--quiet")
 
 
-def run(folder, *arguments):
-    """Run the example in a folder, as a user does."""
+def run(folder, *arguments, script=SCRIPT, **environment):
+    """Run an example in a folder, as a user does."""
     return subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", str(SCRIPT), *map(str, arguments)],
+        [sys.executable, "-W", "error::RuntimeWarning", str(script), *map(str, arguments)],
         cwd=folder,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -102,3 +105,27 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path, arguments, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_encoder_of_another_library_is_trained_on(tmp_path):
+    pytest.importorskip(
+        "segmentation_models_pytorch", reason="needs segmentation-models-pytorch, which is no dependency"
+    )
+    arguments = ("--weights", "none", "--epochs", "1", "--quiet", "--output", tmp_path / "file")
+    done = run(tmp_path, *arguments, script=EXAMPLES / "pretrained_encoder.py")
+    assert done.returncode == 0, done.stderr
+    assert "mean IoU on 4 images held out: 0." in done.stdout
+    assert "predicts the same labels" in done.stdout
+    done = run(tmp_path, "--encoder", "no_such_net", "--weights", "none", script=EXAMPLES / "pretrained_encoder.py")
+    assert re.match("error: .*no_such_net", done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "RuntimeError"])
+def test_what_to_install_is_told_in_one_line(tmp_path, kind):
+    (tmp_path / "segmentation_models_pytorch.py").write_text(f"raise {kind}('not here')")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = run(tmp_path, script=EXAMPLES / "pretrained_encoder.py", PYTHONPATH=path)
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: not here. pip install segmentation-models-pytorch")
+    assert len(done.stderr.splitlines()) == 1

@@ -15,6 +15,7 @@ from torch import nn
 
 from skunet import UNetSegmenter
 from skunet.callbacks import Checkpoint, Resume
+from skunet.learning_rate_finder import LearningRateFinder
 from skunet.model_selection import GridSearchCV
 from skunet.network import UNet
 from skunet.pretrained import Pretrained, open_pretrained, take_over
@@ -217,6 +218,15 @@ def test_clones_copies_and_searches_keep_the_weights(cells, source, tmp_path):
         assert_same(weights_of(search.best_estimator_), weights_of(source))
     with pytest.raises(ValueError, match="put a FrozenEstimator round them"):
         GridSearchCV(segmenter, {"pretrained": [source]}, cv=2, error_score="raise").fit(*cells)
+
+
+@pytest.mark.filterwarnings("ignore:The loss")
+def test_a_range_of_learning_rates_is_tried_from_the_same_weights(cells, source):
+    losses = []
+    for pretrained in (source, weights_of(source), None):
+        finder = LearningRateFinder(make_segmenter(depth=2, pretrained=pretrained), n_steps=4).fit(*cells)
+        losses.append(finder.losses_[0])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_resumed_runs_started_from_the_same_weights(cells, source, tmp_path):
