@@ -10,6 +10,7 @@ from skorch import NeuralNet
 from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
+from skunet.blocks import ConvolutionBlock
 from skunet.components import uncompiled
 from skunet.containers import open_container
 from skunet.image_dataset import ImageDataset
@@ -193,6 +194,9 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Return the batch size and patch size of steps that `memory_limit` allows."""
         multiple = self._geometry().size_multiple
         module = deepcopy(uncompiled(self.module_)).train()
+        for block in module.modules():
+            if isinstance(block, ConvolutionBlock):
+                block.keeps_features = True  # what is computed once more cannot be measured before
         memory = measure_step(
             lambda size: self._loss_of_blanks(module, size),
             size=(2 * multiple,) * len(patch_size),

@@ -1,11 +1,16 @@
 """The parts of a U-Net: the convolutions of a level, and the gate of a skip connection."""
 
-from typing import cast
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from skunet.reach import centre_crop
+from skunet.shallow_convolutions import sound_convolutions
 
 __all__ = ["AttentionGate", "ConvolutionBlock"]
 
@@ -45,21 +50,63 @@ class ConvolutionBlock(nn.Module):
     ----------
     gate : nn.Module or None
         Called with the two that are joined, before they are; returns the skip connection.
+    keeps_features : bool
+        Whether all that the backward pass needs is kept in training, or computed once more from what the block got.
     """
 
-    def __init__(self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module) -> None:
+    def __init__(
+        self, convolutions: nn.Module, shortcut: nn.Module | None, activation: nn.Module, *, keeps_features: bool = True
+    ) -> None:
         super().__init__()
         self.convolutions, self.shortcut, self.activation = convolutions, shortcut, activation
         self.gate: nn.Module | None = None
+        self.keeps_features = keeps_features
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, C, *S) to (N, C', *S'); unpadded convolutions make S' smaller than S."""
+        return self._convolve(features) if self._keeps() else self._twice(self._convolve, features)
+
+    def join(self, skip: Tensor, features: Tensor) -> Tensor:
+        """Map features of the encoder and of the coarser level, as `forward` does their channels together."""
+        if self._keeps():
+            return cast(Tensor, self(self._joined(skip, features)))
+        return self._twice(lambda *both: self._convolve(self._joined(*both)), skip, features)
+
+    def _convolve(self, features: Tensor) -> Tensor:
         convolved: Tensor = self.convolutions(features)  # (N, C', *S')
         if self.shortcut is not None:
             convolved = convolved + self.shortcut(centre_crop(features, convolved.shape[2:]))
         return cast(Tensor, self.activation(convolved))
 
-    def join(self, skip: Tensor, features: Tensor) -> Tensor:
-        """Map features of the encoder and of the coarser level, as `forward` does their channels together."""
+    def _joined(self, skip: Tensor, features: Tensor) -> Tensor:
         skip = skip if self.gate is None else self.gate(skip, features)
-        return cast(Tensor, self(torch.cat([skip, features], dim=1)))
+        return torch.cat([skip, features], dim=1)
+
+    def _keeps(self) -> bool:
+        return self.keeps_features or not (self.training and torch.is_grad_enabled())
+
+    def _twice(self, function: Callable[..., Tensor], *features: Tensor) -> Tensor:
+        contexts = partial(_first_and_second, self, is_sound=features[0].device.type == "cpu" and features[0].ndim == 5)
+        return cast(Tensor, checkpoint(function, *features, use_reentrant=False, context_fn=contexts))
+
+
+def _first_and_second(
+    block: nn.Module, *, is_sound: bool
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what is round the first pass and the second one, which is no further batch for running means."""
+    return sound_convolutions(if_so=is_sound), _second_pass(block, is_sound=is_sound)
+
+
+@contextmanager
+def _second_pass(block: nn.Module, *, is_sound: bool) -> Iterator[None]:
+    norms: list[Any] = [norm for norm in block.modules() if isinstance(norm, nn.modules.batchnorm._NormBase)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms if norm.training]
+    for norm, _, n_batches in kept:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if n_batches is None else n_batches.clone()
+    try:
+        with sound_convolutions(if_so=is_sound):
+            yield
+    finally:
+        for norm, momentum, n_batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, n_batches

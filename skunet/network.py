@@ -69,6 +69,8 @@ class UNet(nn.Module):
         (Isensee et al. 2021) the coarsest level has none, nor is there any below a depth of 2.
     attention : bool
         Skip connections pass a gate that the coarser features open, pixel by pixel (Oktay et al. 2018).
+    gradient_checkpointing : bool
+        Keep of each block what it got, and compute the rest once more in the backward pass (Chen et al. 2016).
 
     Examples
     --------
@@ -95,6 +97,7 @@ class UNet(nn.Module):
         groups: int = 8,
         deep_supervision: bool = False,
         attention: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.n_classes = in_channels, n_classes
@@ -103,6 +106,7 @@ class UNet(nn.Module):
         self.padding, self.upsampling, self.convolutions = padding, upsampling, convolutions
         self.dropout, self.residual, self.initialization = dropout, residual, initialization
         self.deep_supervision, self.attention = deep_supervision, attention
+        self.gradient_checkpointing = gradient_checkpointing
         self._check_parameters()
         self._reach = UPSAMPLING_REACH[upsampling]
         lost = (convolutions, self._reach) if padding == "valid" else (0, 0)
@@ -262,7 +266,8 @@ class UNet(nn.Module):
         activation = self._new_activation()
         if dropout:
             activation = nn.Sequential(activation, self._layer("Dropout")(dropout))
-        return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation)
+        keeps_features = not self.gradient_checkpointing
+        return ConvolutionBlock(nn.Sequential(*layers), shortcut, activation, keeps_features=keeps_features)
 
     def _new_decoder_block(self, channels: int) -> ConvolutionBlock:
         block = self._new_block(2 * channels, channels, is_residual=self.residual not in (False, "encoder"))

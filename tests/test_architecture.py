@@ -46,7 +46,6 @@ LAYERS = [
         "folding",
         "joining",
         "exactness",
-        "shallow_convolutions",
     ],
     ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
     ["overlap_losses", "boundary_losses", "warping", "intensities"],
@@ -68,6 +67,7 @@ LAYERS = [
         "batch_records",
         "steps",
         "connected",
+        "shallow_convolutions",
     ],
     ["settings", "geometry"],
 ]
