@@ -14,8 +14,8 @@ __all__ = ["USEFUL_SIDE", "StepMemory", "fit_step", "measure_step"]
 # Peaks were 1.2 to 1.75 times what the forward pass keeps for the backward pass: gradients of the largest maps and
 # scratch of the convolutions come on top (2-D and 3-D, depth 2 to 4, 8 to 32 filters, float32 and bfloat16).
 PEAK = 1.75
-# Pixels per axis of patches that see enough: those taken where images differ in size and no patch_size is given; they
-# are made smaller only where a batch of one is still too large.
+# Pixels per axis of patches that see enough: those taken where no patch_size is given; they are made smaller only where
+# a batch of one is still too large.
 USEFUL_SIDE = {2: 256, 3: 64}
 
 

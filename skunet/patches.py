@@ -132,7 +132,7 @@ def choose_patch_size(
     Parameters
     ----------
     patch_size : int, sequence of int, or None
-        None takes whole images where all are of one size, else at most 256 (2-D) or 64 (3-D) per axis.
+        None takes the median of the sizes, and at most 256 (2-D) or 64 (3-D) per axis.
     sizes : ndarray of shape (N, spatial_ndim)
     size_multiple : int
         Pixels that become one at the network's lowest resolution.
@@ -147,8 +147,6 @@ def choose_patch_size(
     largest = sizes.max(axis=0)
     if patch_size is not None:
         patch = np.minimum(np.broadcast_to(np.asarray(patch_size), spatial_ndim), largest)
-    elif (sizes == sizes[0]).all():
-        patch = largest
     else:
         patch = np.minimum(np.median(sizes, axis=0).astype(int), USEFUL_SIDE[spatial_ndim])
     if (patch <= size_multiple).all():

@@ -31,8 +31,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the extremes of
         each image; by given numbers (per channel, or one for all); or not.
     patch_size : int, tuple of int or None, default=None
-        Pixels per side of the random patches to train on. None takes whole images where all are of one size, else
-        patches of at most 256 pixels per side (64 in 3-D).
+        Pixels per side of the random patches to train on. None is the median of the images, and at most 256 pixels per
+        side (64 in 3-D).
     batches_per_epoch : int or None, default=None
         Training steps of an epoch; None takes about as many pixels as the images have.
     balanced_share : float, default=0.0

@@ -47,7 +47,7 @@ LAYERS = [
         "joining",
         "exactness",
     ],
-    ["containers", "labels", "network", "losses", "augmentation", "scaling", "confusion"],
+    ["containers", "labels", "network", "losses", "augmentation", "adapters", "scaling", "confusion"],
     ["overlap_losses", "boundary_losses", "warping", "intensities"],
     ["loss_terms"],
     ["resizing", "state_file", "blocks", "fingerprint", "stored_parameters", "image_files"],

@@ -1,0 +1,138 @@
+"""Transforms of other libraries as the `augment` of a segmenter: image by image, each with a seed of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from skunet.randomness import seeded_torch
+
+__all__ = ["Albumentations", "TorchIO", "Torchvision"]
+
+
+# Whole numbers up to here are exact in float32.
+MOST = 2**24
+
+
+class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
+    """What all adapters have in common.
+
+    Parameters
+    ----------
+    transform : callable
+        Of the other library. It gets images as the network does, scaled: with a standard deviation of about 1, and not
+        within 0..1 or 0..255. Labels reach it as float32, under the values they have in `y`, and weights of pixels as a
+        second mask.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(
+        self, images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images (B, C, *S), masks (B, *S) and weights (B, *S), or None, transformed.
+
+        Raises
+        ------
+        ValueError
+            If the transform changes the size or the number of channels; if labels are beyond what float32 holds.
+        """
+        if masks.numel() and float(masks.abs().max()) > MOST:
+            raise ValueError(
+                f"{type(self).__name__} takes labels up to {MOST}; got {float(masks.abs().max()):.0f}. Renumber them."
+            )
+        samples = []
+        for index in range(len(images)):
+            maps = [masks[index].float()] + ([] if weights is None else [weights[index]])
+            image, maps = self._apply(images[index], maps, int(generator.integers(2**31)))
+            shapes = [tuple(image.shape), *(tuple(part.shape) for part in maps)]
+            expected = [tuple(images.shape[1:]), *[tuple(masks.shape[1:])] * len(maps)]
+            if shapes != expected:
+                raise ValueError(
+                    f"augment must keep the shape of an image and its masks, {expected}; got {shapes} from "
+                    f"{self.transform!r}. Leave out what crops, pads or resizes: patch_size crops already."
+                )
+            samples.append((image, *maps))
+        parts = [torch.stack(part) for part in zip(*samples, strict=True)]
+        labels = parts[1].round().to(masks.dtype)
+        return parts[0].to(images.dtype), labels, None if weights is None else parts[2].to(weights.dtype)
+
+    def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
+        """Return an image (C, *S) and maps (*S) of it, transformed alike."""
+        raise NotImplementedError
+
+
+class Albumentations(_SampleBySample):
+    """A transform of albumentations, for 2-D images.
+
+    Parameters
+    ----------
+    transform : albumentations.Compose
+        Of any transforms that keep the size and take float32 images whose pixels are not within 0..1.
+
+    Examples
+    --------
+    >>> import albumentations as A  # doctest: +SKIP
+    >>> UNetSegmenter(augment=Albumentations(A.Compose([A.ElasticTransform(p=0.5), A.D4()])))  # doctest: +SKIP
+    """
+
+    def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
+        self.transform.set_random_seed(seed)
+        arrays = [np.ascontiguousarray(part.cpu().numpy()) for part in maps]
+        found = self.transform(image=np.ascontiguousarray(image.movedim(0, -1).cpu().numpy()), masks=arrays)
+        changed = torch.as_tensor(np.ascontiguousarray(found["image"])).movedim(-1, 0)
+        return changed.to(image.device), [torch.as_tensor(np.ascontiguousarray(part)) for part in found["masks"]]
+
+
+class Torchvision(_SampleBySample):
+    """A transform of torchvision's version 2, for 2-D images.
+
+    Parameters
+    ----------
+    transform : torchvision.transforms.v2.Transform
+
+    Examples
+    --------
+    >>> from torchvision.transforms import v2  # doctest: +SKIP
+    >>> UNetSegmenter(augment=Torchvision(v2.RandomAffine(30, scale=(0.8, 1.2))))  # doctest: +SKIP
+    """
+
+    def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
+        from torchvision import tv_tensors
+
+        with seeded_torch(seed, device=image.device):
+            found, *changed = self.transform(tv_tensors.Image(image), *map(tv_tensors.Mask, maps))
+        return torch.as_tensor(found).as_subclass(Tensor), [part.as_subclass(Tensor) for part in changed]
+
+
+class TorchIO(_SampleBySample):
+    """A transform of TorchIO, for volumes, and for images as volumes of one slice: `degrees=(10, 0, 0)` turns these.
+
+    Parameters
+    ----------
+    transform : torchio.Transform
+
+    Examples
+    --------
+    >>> import torchio  # doctest: +SKIP
+    >>> UNetSegmenter(augment=TorchIO(torchio.RandomAffine(degrees=10)))  # doctest: +SKIP
+    """
+
+    def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
+        import torchio
+
+        flat = image.ndim == 3
+        volumes = [image, *(part[None] for part in maps)]  # (C, *S)
+        volumes = [part[:, None].cpu() if flat else part.cpu() for part in volumes]  # (C, D, H, W)
+        names = ["image", *(f"map{index}" for index in range(len(maps)))]
+        kinds = [torchio.ScalarImage, *[torchio.LabelMap] * len(maps)]
+        parts = {name: kind(tensor=part) for name, kind, part in zip(names, kinds, volumes, strict=True)}
+        subject: Any = torchio.Subject
+        with seeded_torch(seed):
+            found = self.transform(subject(**parts))
+        tensors = [found[name].data[:, 0] if flat else found[name].data for name in names]
+        return tensors[0].to(image.device), [part[0].to(image.device) for part in tensors[1:]]

@@ -1,0 +1,98 @@
+"""Transforms of other libraries, each on images that hold their own mask as a channel."""
+
+import numpy as np
+import pytest
+import torch
+
+from skunet import UNetSegmenter
+from skunet.adapters import Albumentations, TorchIO, Torchvision
+from skunet.datasets import make_cells
+
+
+def albumentations_transform(ndim):
+    library = pytest.importorskip("albumentations", reason="needs albumentations")
+    if ndim == 3:
+        pytest.skip("albumentations knows 2-D images")
+    return Albumentations(library.Compose([library.D4(p=1), library.Rotate(90, interpolation=0, p=1)]))
+
+
+def torchio_transform(ndim):
+    library = pytest.importorskip("torchio", reason="needs torchio")
+    degrees = (30, 0, 0) if ndim == 2 else 30
+    return TorchIO(library.RandomAffine(degrees=degrees, image_interpolation="nearest"))
+
+
+def torchvision_transform(ndim):
+    try:
+        from torchvision.transforms import v2
+    except (ImportError, RuntimeError):  # built for another torch
+        pytest.skip("needs torchvision")
+    if ndim == 3:
+        pytest.skip("torchvision knows 2-D images")
+    return Torchvision(v2.RandomAffine(45))
+
+
+ADAPTERS = [albumentations_transform, torchio_transform, torchvision_transform]
+
+
+def make_batch(ndim, dtype=torch.uint8):
+    rng = np.random.default_rng(0)
+    masks = torch.tensor(rng.integers(0, 3, (3, *[20] * ndim))) * 100
+    images = torch.stack([masks.float(), masks.float() / 2], dim=1)
+    return images, masks.to(dtype), masks.float() + 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("make", ADAPTERS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_images_labels_and_weights_go_together(make, ndim, dtype):
+    adapter = make(ndim)
+    images, masks, weights = make_batch(ndim, dtype)
+    changed, labels, changed_weights = adapter(images, masks, weights, np.random.default_rng(0))
+    assert changed.shape == images.shape
+    assert labels.dtype == dtype
+    assert not torch.equal(labels, masks)
+    assert not torch.equal(labels[0] == masks[0], labels[1] == masks[1])  # each its own
+    inside = (changed_weights > 0) & (changed[:, 0] == 2 * changed[:, 1])  # what came in from outside has no partner
+    assert inside.float().mean() > 0.5
+    assert torch.equal(labels[inside].float(), changed_weights[inside] - 1)
+    assert (changed[:, 0][inside] == labels[inside]).float().mean() > 0.95
+    assert set(labels.unique().tolist()) <= {0, 100, 200}
+
+
+@pytest.mark.parametrize("make", ADAPTERS)
+def test_the_generator_decides(make):
+    adapter = make(2)
+    images, masks, _ = make_batch(2)
+    state = torch.random.get_rng_state()
+    first, again, other = (adapter(images, masks, None, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+    assert first[2] is None
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_change_of_size_raises():
+    library = pytest.importorskip("albumentations", reason="needs albumentations")
+    adapter = Albumentations(library.Compose([library.RandomCrop(8, 8)]))
+    with pytest.raises(ValueError, match="augment must keep the shape"):
+        adapter(*make_batch(2), np.random.default_rng(0))
+
+
+def test_labels_that_float32_cannot_hold_raise():
+    images, masks, _ = make_batch(2, torch.int64)
+    with pytest.raises(ValueError, match="labels up to 16777216"):
+        TorchIO(None)(images, masks + 2**24, None, np.random.default_rng(0))
+
+
+def test_a_segmenter_trains_with_it():
+    adapter = albumentations_transform(2)
+    X, y = make_cells(4, size=32, random_state=0)
+    fits = [
+        UNetSegmenter(1, 4, augment=adapter, max_epochs=2, verbose=0, random_state=0, iterator_train__num_workers=n)
+        .fit(X, 255 * y.astype(np.uint8))
+        .predict_proba(X)
+        for n in (0, 2)
+    ]
+    assert np.array_equal(*fits)
