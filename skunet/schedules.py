@@ -34,12 +34,21 @@ def _one_cycle(progress: float) -> float:
 
 
 # Each starts at 1, or rises to it, and ends at 0 when progress is 1. "poly" is a power of "linear".
-POLICIES = {"constant": _constant, "linear": _linear, "poly": _linear, "cosine": _cosine, "one_cycle": _one_cycle}
+POLICIES = {
+    "constant": _constant,
+    "linear": _linear,
+    "poly": _linear,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "plateau": _constant,  # times what the records have come to
+}
 
 RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("warmup", lambda share: 0 <= share < 1, "a share of the horizon, at least 0 and less than 1"),
     ("end", lambda factor: 0 <= factor <= 1, "a factor in 0..1"),
     ("power", lambda power: 0 < power < float("inf"), "a number greater than 0"),
+    ("drop", lambda factor: 0 < factor < 1, "a factor between 0 and 1"),
+    ("patience", lambda epochs: epochs >= 0 and epochs == int(epochs), "a whole number of at least 0"),
 )
 
 
@@ -54,10 +63,11 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
 
     Parameters
     ----------
-    policy : {"cosine", "linear", "poly", "one_cycle", "constant"} or callable, default="cosine"
+    policy : {"cosine", "linear", "poly", "one_cycle", "constant", "plateau"} or callable, default="cosine"
         How the factor goes after the warm-up: from 1 down to `end`, save that "one_cycle" first rises to 1 from about
-        0.04, for 0.3 of its way, and that "constant" stays at 1. A callable maps progress, a float in 0..1, to
-        the factor.
+        0.04, for 0.3 of its way, that "constant" stays at 1, and that "plateau" is multiplied by `drop`, never to below
+        `end`, whenever the validation loss (the training loss, where nothing is held out) was not less than ever for
+        `patience` epochs and another one. A callable maps progress, a float in 0..1, to the factor.
     warmup : float, default=0.0
         Share of the horizon, in 0..1, 1 excluded, in which the factor rises in a line to where the policy starts;
         what is left of the horizon is the policy's.
@@ -65,6 +75,10 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         Factor at the end, in 0..1; a callable does not heed it.
     power : float, default=0.9
         Of "poly", more than 0.
+    drop : float, default=0.1
+        Of "plateau", between 0 and 1.
+    patience : int, default=5
+        Of "plateau", at least 0.
 
     Attributes
     ----------
@@ -74,6 +88,8 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         Those of the last step. After each epoch the first is recorded in the history, as `event_lr`.
     first_epoch_ : int
         Epochs trained before this fit.
+    plateau_factor_ : float
+        What "plateau" has come to in this fit.
 
     References
     ----------
@@ -99,11 +115,15 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         warmup: float = 0.0,
         end: float = 0.0,
         power: float = 0.9,
+        drop: float = 0.1,
+        patience: int = 5,
     ) -> None:
         self.policy = policy
         self.warmup = warmup
         self.end = end
         self.power = power
+        self.drop = drop
+        self.patience = patience
 
     def initialize(self) -> Self:
         """Forget the rates of an earlier optimizer."""
@@ -111,6 +131,9 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         self.rates_: list[float] = []
         self.lr_: float | None = None
         self.first_epoch_ = 0
+        self.plateau_factor_ = 1.0
+        self.n_waited_ = 0
+        self.least_loss_ = float("inf")
         return self
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -131,6 +154,7 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         if len(net.callbacks_of(LearningRateSchedule)) > 1:
             raise ValueError("callbacks must hold at most one LearningRateSchedule, as their factors would multiply.")
         self.first_epoch_ = len(net.history)
+        self.plateau_factor_, self.n_waited_, self.least_loss_ = 1.0, 0, float("inf")
 
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
         """Set the rates of a training step."""
@@ -141,8 +165,17 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         self.rates_ = _set_rates(net.optimizer_, [rate * factor for rate in self.base_rates_])
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the rate."""
+        """Record the rate, and judge the loss."""
         net.history.record("event_lr", self.rates_[0])
+        if self.policy != "plateau":
+            return
+        row = net.history[-1]
+        loss = float(row["valid_loss"] if "valid_loss" in row else row["train_loss"])
+        self.n_waited_ = 0 if loss < self.least_loss_ else self.n_waited_ + 1
+        self.least_loss_ = min(loss, self.least_loss_)
+        if self.n_waited_ > self.patience:
+            self.plateau_factor_ *= self.drop
+            self.n_waited_ = 0
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Put back the rates at factor 1."""
@@ -174,7 +207,8 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         """Return the factor that the policy has at `progress`."""
         if not callable(self.policy):
             power = self.power if self.policy == "poly" else 1.0
-            return float(self.end + (1 - self.end) * POLICIES[self.policy](progress) ** power)
+            factor = self.end + (1 - self.end) * POLICIES[self.policy](progress) ** power
+            return float(factor if self.policy != "plateau" else max(self.plateau_factor_, self.end))
         factor = float(self.policy(progress))
         if not (isfinite(factor) and factor >= 0):
             raise ValueError(

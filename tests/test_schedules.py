@@ -269,3 +269,26 @@ def test_early_stopping_ends_a_schedule(cells):
     _, segmenter = rates_of(cells, LearningRateSchedule(), stop, max_epochs=10)
     assert segmenter.n_iter_ == 3
     assert segmenter.optimizer_.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("patience", "drop", "end"), [(0, 0.1, 0.0), (2, 0.5, 0.0), (1, 0.1, 0.05)])
+@pytest.mark.parametrize("record", ["valid_loss", "train_loss"])
+def test_plateau_is_that_of_torch(cells, patience, drop, end, record):
+    losses = [5.0, 4.0, 4.0, 4.5, 3.0, 3.0, 3.0, 3.0, 3.1, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+    class Given(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record(record, losses[len(net.history) - 1])
+
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    reference = lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=patience, factor=drop, min_lr=0.1 * end, threshold=0, threshold_mode="abs", eps=0
+    )
+    expected = []
+    for loss in losses:
+        expected.append(optimizer.param_groups[0]["lr"])
+        reference.step(loss)
+    schedule = LearningRateSchedule("plateau", patience=patience, drop=drop, end=end)
+    off = {"callbacks__train_loss": None, "callbacks__valid_loss": None, "callbacks__early_stopping": None}
+    segmenter = make_segmenter(max_epochs=14, lr=0.1, callbacks=[Given(), schedule], **off).fit(*cells)
+    assert segmenter.history[:, "event_lr"] == pytest.approx(expected)
