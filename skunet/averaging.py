@@ -16,9 +16,10 @@ class WeightAveraging(Callback):  # type: ignore[misc]  # skorch is not typed
     """Validate and predict with an exponential moving average of the weights, and train on with the weights themselves.
 
     After step t = 0, 1, ... the average moves to `d * average + (1 - d) * weights` with
-    `d = min(decay, (1 + t) / (10 + t))`, so that it forgets the random weights of the start. It takes in parameters
-    and floating buffers; whole-number buffers are copied. Validation, scores, early stopping, checkpoints and the
-    segmenter after `fit` have the average.
+    `d = min(decay, (1 + t) / (10 + t))`: the last tenth of the steps counts most, as long as that is less than
+    1 / (1 - decay), and the random weights of the start are forgotten. It takes in parameters and floating buffers;
+    whole-number buffers are copied. Validation, scores, early stopping, checkpoints and the segmenter after `fit` have
+    the average, files of `save` nothing else.
 
     `partial_fit` goes on from the weights behind the average. Where the network holds other weights by then (the
     best ones were restored, or `load_params` was called), it goes on from those, and the average starts anew.
@@ -98,11 +99,11 @@ class WeightAveraging(Callback):  # type: ignore[misc]  # skorch is not typed
         if not training or self.average_ is None:
             return
         decay = min(self.decay, (1 + self.n_averaged_) / (10 + self.n_averaged_))
-        for name, tensor in _weights_of(net.module_).items():
-            if tensor.is_floating_point():
-                self.average_[name].lerp_(tensor, 1 - decay)
-            else:
-                self.average_[name].copy_(tensor)
+        weights = _weights_of(net.module_)
+        floats = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average_[name] for name in floats], [weights[name] for name in floats], 1 - decay)
+        for name in weights.keys() - floats:
+            self.average_[name].copy_(weights[name])
         self.n_averaged_ += 1
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from skorch.exceptions import NotInitializedError
 from torch import nn
 
 from skunet.batching import ImageBatching
-from skunet.callbacks import Checkpoint, default_callbacks
+from skunet.callbacks import Checkpoint, WeightAveraging, default_callbacks
 from skunet.components import accepted, class_weights, criterion_arguments
 from skunet.hardware import resolve_device
 from skunet.inference import channels_last
@@ -105,7 +105,10 @@ class NetworkBuilding(ImageBatching):
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
-        return default_callbacks()
+        callbacks = self.callbacks if isinstance(self.callbacks, list) else []
+        given = [item[1] if isinstance(item, tuple) else item for item in callbacks]
+        is_averaging = any(isinstance(item, WeightAveraging) for item in given)
+        return [pair for pair in default_callbacks() if not (is_averaging and isinstance(pair[1], WeightAveraging))]
 
     def initialize_callbacks(self) -> Any:
         """Build the callbacks; a name in `callbacks__NAME` that none has is an error."""

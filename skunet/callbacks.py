@@ -34,6 +34,7 @@ def default_callbacks() -> list[tuple[str, Callback]]:
         ("train_loss", EpochLoss("train_loss", on_train=True)),
         ("valid_loss", EpochLoss("valid_loss")),
         ("iou", IoUScoring()),
+        ("averaging", WeightAveraging()),
         ("early_stopping", EarlyStopping()),
         ("progress", ProgressBar()),
         ("print_log", EpochLog()),

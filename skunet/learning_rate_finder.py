@@ -40,12 +40,11 @@ class RangeTest(Callback):  # type: ignore[misc]  # skorch is not typed
         for group, share in zip(net.optimizer_.param_groups, self.shares_, strict=True):
             group["lr"] = float(self.rates[len(self.losses_)] * share)
 
-    def on_batch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_batch_end(self, net: Any, *, loss: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the smoothed loss."""
-        loss = net.history[-1, "batches", -1, "train_loss"]
-        if not np.isfinite(loss):
+        if not loss.isfinite():
             raise KeyboardInterrupt
-        self.mean_ = self.smoothing * self.mean_ + (1 - self.smoothing) * loss
+        self.mean_ = self.smoothing * self.mean_ + (1 - self.smoothing) * loss.item()
         # The mean starts from 0; this takes what it lacks into account.
         self.losses_.append(float(self.mean_ / (1 - self.smoothing ** (len(self.losses_) + 1))))
         best = min(self.losses_)

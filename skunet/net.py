@@ -156,6 +156,8 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 self.history.record_batch(f"{prefix}_batch_size", get_len(inputs))
                 self.notify("on_batch_end", batch=batch, training=training, **step)
+                if training:
+                    self.check_progress(batch, step)
         finally:
             settle(self.history[-1]["batches"], start=n_before)
         return n_batches

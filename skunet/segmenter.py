@@ -89,8 +89,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Share of the images (of the groups, where there are any) to validate on, at least one; None for no validation.
         Under 5 images or 2 groups none is held out. A callable is used as by skorch.
     callbacks : None, "disable" or list, default=None
-        Added to the default ones: `epoch_timer`, `train_loss`, `valid_loss`, `iou`, `early_stopping`, `progress`,
-        `print_log`. `callbacks__early_stopping=None` switches one off.
+        Added to the default ones: `epoch_timer`, `train_loss`, `valid_loss`, `iou`, `averaging`, `early_stopping`,
+        `progress`, `print_log`. `callbacks__early_stopping=None` switches one off.
     predict_nonlinearity : "auto", None or callable, default="auto"
         From logits to probabilities; "auto" is the softmax over classes.
     warm_start : bool, default=False

@@ -39,20 +39,20 @@ class TrainingStep(ResumableTraining):
         self.n_skipped_in_a_row_ = 0
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Run a step, and count it where it was skipped.
-
-        Raises
-        ------
-        RuntimeError
-            If too many steps in a row were, or all of an epoch.
-        """
+        """Run a step, and count it where it was skipped."""
         step: dict[str, Tensor] = super().train_step(batch, **fit_params)
         self.n_skipped_in_a_row_ = self.n_skipped_in_a_row_ + 1 if self.is_skipped_ else 0
         if self.is_skipped_:
             self.history.record("skipped_steps", self.history[-1].get("skipped_steps", 0) + 1)
-        if self.n_skipped_in_a_row_ >= min(MOST_SKIPPED, self.steps_per_epoch_):
-            raise RuntimeError(self._diagnosis(batch, step))
         return step
+
+    def check_progress(self, batch: Any, step: Mapping[str, Tensor]) -> None:
+        """Raise RuntimeError after too many steps in a row that were skipped, or all of an epoch.
+
+        After the step's callbacks, as some of them end training when the loss is not finite.
+        """
+        if self.is_skipped_ and self.n_skipped_in_a_row_ >= min(MOST_SKIPPED, self.steps_per_epoch_):
+            raise RuntimeError(self._diagnosis(batch, step))
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Compute loss and gradients of a batch; random layers draw from the seed of epoch and batch.

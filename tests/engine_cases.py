@@ -58,7 +58,7 @@ def test_other_engines_predict_the_same(cells, engine, parameters):
     labels = segmenter.predict(images)
     segmenter.set_params(engine=engine)
     for found, wanted in zip(segmenter.predict_proba(images), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        np.testing.assert_allclose(found, wanted, atol=5e-4)
     for found, wanted, probabilities in zip(segmenter.predict(images), labels, expected, strict=True):
         is_close = np.abs(np.diff(probabilities, axis=0)[0]) < 1e-4
         np.testing.assert_array_equal(found[~is_close], wanted[~is_close])

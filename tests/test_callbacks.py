@@ -95,7 +95,9 @@ def test_defaults_can_be_switched_off_and_set_by_name(cells):
     segmenter = make_segmenter(callbacks__early_stopping__patience=3).fit(X, y)
     assert dict(segmenter.callbacks_)["early_stopping"].patience == 3
     names = [name for name, _ in segmenter.callbacks_]
-    assert names == ["epoch_timer", "train_loss", "valid_loss", "iou", "progress", "early_stopping", "print_log"]
+    assert names == [
+        *("epoch_timer", "train_loss", "valid_loss", "iou", "averaging", "progress", "early_stopping", "print_log")
+    ]
 
 
 def test_a_callback_that_is_not_there_raises(cells):

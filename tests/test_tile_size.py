@@ -128,7 +128,7 @@ def test_a_network_that_cannot_be_measured_has_the_usual_tiles(cells):
 
     X, y = cells
     X, y = np.tile(X, (1, 9, 9)), np.tile(y, (1, 9, 9))
-    segmenter = make_segmenter(module=Particular).fit(X[:2], y[:2])
+    segmenter = make_segmenter(module=Particular, patch_size=288).fit(X[:2], y[:2])
     assert segmenter.predict(X[:1]).shape == (1, 288, 288)
 
 
