@@ -1,8 +1,7 @@
 """One training step: gradients of a batch, in parts where the memory wants it, and what is not finite left out."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -98,8 +97,10 @@ class TrainingStep(ResumableTraining):
         # Losses of batches are no means over patches: the batch Dice, and means over weights that differ. So logits
         # come first, then their gradients, which go back through the network part by part [Gao et al., 2021].
         parts = [slice(start, start + size) for start in range(0, n_patches, size)]
-        with torch.no_grad(), _kept_statistics(self.module_):
+        before = _copy_buffers(self.module_)  # running means, say, which each forward pass moves on
+        with torch.no_grad():
             logits = torch.cat([self._infer_part(inputs, part, fit_params) for part in parts])
+            _put_back(before)
         logits.requires_grad_()
         loss = self.get_loss(logits, labels, X=inputs, training=True)
         torch.autograd.backward(self.scaler_.scale(loss))
@@ -143,19 +144,24 @@ class TrainingStep(ResumableTraining):
             self.scaler_.step(self.optimizer_)
             self.scaler_.update()
         else:
+            before = _copy_buffers(self.module_) if self._is_checked() else []
             try:
                 super()._step_optimizer(lambda: self._checked(step_fn()))
             except NonFiniteGradientError:
+                _put_back(before)
                 self.is_skipped_ = True
         # Fused optimizers change weights unnoticed, and what is kept for predictions would go on.
         torch.autograd.graph.increment_version(self.module_.parameters())
 
     def _checked(self, loss: Tensor) -> Tensor:
         """Return the loss, if all gradients are finite."""
-        # To ask a GPU at each step would make it wait; there the end of the epoch tells.
-        if loss.device.type == "cpu" and not self._gradient_norm().isfinite():
+        if self._is_checked() and not self._gradient_norm().isfinite():
             raise NonFiniteGradientError
         return loss
+
+    def _is_checked(self) -> bool:
+        # To ask a GPU at each step would make it wait; there the end of the epoch tells.
+        return torch.device(self.device_).type == "cpu"
 
     def _gradient_norm(self) -> Tensor:
         gradients = [weight.grad for group in self.optimizer_.param_groups for weight in group["params"]]
@@ -183,12 +189,10 @@ def _first(names: list[str]) -> str:
     return f" (first {names[0]})" if names else ""
 
 
-@contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Put the buffers back after the block, such as running means, which each forward pass moves on."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, values in before:
-            buffer.copy_(values)
+def _copy_buffers(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+
+def _put_back(copies: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, values in copies:
+        buffer.copy_(values)
