@@ -1,7 +1,9 @@
 """Transforms of other libraries as the `augment` of a segmenter: image by image, each with a seed of its own."""
 
+import copy
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,6 +33,17 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
     def __init__(self, transform: Any) -> None:
         self.transform = transform
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        """Return the transform, whose own parameters are no business of a search."""
+        return {"transform": self.transform}
+
+    def __sklearn_clone__(self) -> Self:
+        return type(self)(copy.deepcopy(self.transform))
+
+    def describe(self) -> list[str]:
+        """Return what tells this adapter from others, for a file."""
+        return [re.sub(r"seed=\w+", "", repr(self.transform))]
+
     def __call__(
         self, images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -41,10 +54,9 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
         ValueError
             If the transform changes the size or the number of channels; if labels are beyond what float32 holds.
         """
-        if masks.numel() and float(masks.abs().max()) > MOST:
-            raise ValueError(
-                f"{type(self).__name__} takes labels up to {MOST}; got {float(masks.abs().max()):.0f}. Renumber them."
-            )
+        largest = masks.double().abs().max()
+        if largest > MOST:
+            raise ValueError(f"{type(self).__name__} takes labels up to {MOST}; got {largest:.0f}. Renumber them.")
         samples = []
         for index in range(len(images)):
             maps = [masks[index].float()] + ([] if weights is None else [weights[index]])
@@ -81,6 +93,8 @@ class Albumentations(_SampleBySample):
     """
 
     def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
+        if image.ndim != 3:
+            raise ValueError(f"Albumentations is for 2-D images; got volumes of {tuple(image.shape[1:])}. Use TorchIO.")
         self.transform.set_random_seed(seed)
         arrays = [np.ascontiguousarray(part.cpu().numpy()) for part in maps]
         found = self.transform(image=np.ascontiguousarray(image.movedim(0, -1).cpu().numpy()), masks=arrays)

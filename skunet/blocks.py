@@ -83,7 +83,8 @@ class ConvolutionBlock(nn.Module):
         return torch.cat([skip, features], dim=1)
 
     def _keeps(self) -> bool:
-        return self.keeps_features or not (self.training and torch.is_grad_enabled())
+        is_in_doubt = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return self.keeps_features or not is_in_doubt
 
     def _twice(self, function: Callable[..., Tensor], *features: Tensor) -> Tensor:
         contexts = partial(_first_and_second, self, is_sound=features[0].device.type == "cpu" and features[0].ndim == 5)

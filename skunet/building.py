@@ -55,12 +55,18 @@ class NetworkBuilding(ImageBatching):
             getattr(self, component).set_params(**{parameter: value})
         if are_new and self.initialized_:
             self._initialize_callbacks()
+        if self.initialized_:
+            self._drop_missing_callbacks()
         return self
 
     def __sklearn_clone__(self) -> Self:
         copy: Self = super().__sklearn_clone__()
         copy.pretrained = self.pretrained  # a clone of the segmenter there would have no weights
         return copy
+
+    def _drop_missing_callbacks(self) -> None:
+        callbacks: list[Any] = self.callbacks_
+        callbacks[:] = [(name, callback) for name, callback in callbacks if callback is not None]
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the arguments of a component: the user's, and those that follow from parameters and data."""
@@ -107,7 +113,8 @@ class NetworkBuilding(ImageBatching):
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         callbacks = self.callbacks if isinstance(self.callbacks, list) else []
         given = [item[1] if isinstance(item, tuple) else item for item in callbacks]
-        is_averaging = any(isinstance(item, WeightAveraging) for item in given)
+        kinds = [item if isinstance(item, type) else type(item) for item in given]
+        is_averaging = any(issubclass(kind, WeightAveraging) for kind in kinds)
         return [pair for pair in default_callbacks() if not (is_averaging and isinstance(pair[1], WeightAveraging))]
 
     def initialize_callbacks(self) -> Any:

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 from math import isfinite
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -106,7 +107,9 @@ def _parts_of(value: Any) -> list[Any]:
         return [code.co_code.hex(), code.co_names, constants, [cell.cell_contents for cell in cells]]
     if isinstance(value, type) or hasattr(value, "__qualname__"):
         return []
-    if hasattr(value, "get_params"):
+    if hasattr(value, "describe"):
+        return list(value.describe())
+    if hasattr(value, "get_params") and "deep" in signature(value.get_params).parameters:
         return [dict(value.get_params(deep=False))]
     if hasattr(value, "__dict__"):
         return [_public(value)]

@@ -35,7 +35,7 @@ class Freeze(Callback):  # type: ignore[misc]  # skorch is not typed
     >>> segmenter = UNetSegmenter(callbacks=[Freeze(["encoder.*", "upsamplings.0.*"], until=5)])
     """
 
-    _norms: Sequence[nn.Module] = ()
+    norms_: Sequence[nn.Module] = ()
 
     def __init__(self, parts: str | Sequence[str], until: int | None = None) -> None:
         self.parts = parts
@@ -53,6 +53,8 @@ class Freeze(Callback):  # type: ignore[misc]  # skorch is not typed
         if until is not None and (isinstance(until, bool) or not isinstance(until, Integral) or until < 1):
             raise ValueError(f"Freeze.until must be None or an epoch of at least 1; got {until!r}.")
         names = [name for name, _ in uncompiled(net.module_).named_parameters()]
+        if not all(isinstance(pattern, str) for pattern in self._patterns()):
+            raise ValueError(f"Freeze.parts must be a pattern of names, or a list of patterns; got {self.parts!r}.")
         for pattern in self._patterns() or [""]:
             if not any(fnmatchcase(name, pattern) for name in names):
                 parts = ", ".join(repr(f"{part}.*") for part in dict.fromkeys(name.partition(".")[0] for name in names))
@@ -60,8 +62,10 @@ class Freeze(Callback):  # type: ignore[misc]  # skorch is not typed
                     f"Freeze.parts must match names of weights; got {pattern!r}, which matches none. Parts of this "
                     f"network are {parts}."
                 )
-        if all(self._is_part(name) for name in names) and self._is_frozen(len(net.history) + 1):
-            raise ValueError(f"Freeze.parts must leave weights to train; got {self.parts!r}, which matches all.")
+        others = [freeze for freeze in net.callbacks_of(Freeze) if freeze._is_frozen(len(net.history) + 1)]
+        if all(any(freeze._is_part(name) for freeze in others) for name in names):
+            given = [freeze.parts for freeze in others]
+            raise ValueError(f"Freeze.parts must leave weights to train; got {given}, which match all.")
 
     @contextmanager
     def frozen(self, module: nn.Module, epoch: int) -> Iterator[None]:
@@ -74,23 +78,24 @@ class Freeze(Callback):  # type: ignore[misc]  # skorch is not typed
         if not self._is_frozen(epoch):
             yield
             return
-        self._norms = [layer for name, layer in plain.named_modules() if self._is_norm_of_part(name, layer)]
+        self.norms_ = [layer for name, layer in plain.named_modules() if self._is_norm_of_part(name, layer)]
         try:
             for weight in weights:
                 weight.requires_grad_(False).grad = None
             yield
         finally:
-            self._norms = ()
+            self.norms_ = ()
             for weight in weights:
                 weight.requires_grad_(True)
 
     def hold_norms(self) -> None:
         """Put the norms of frozen parts into evaluation mode, after the network was put into training mode."""
-        for norm in self._norms:
+        for norm in self.norms_:
             norm.eval()
 
     def _patterns(self) -> list[str]:
-        return [self.parts] if isinstance(self.parts, str) else list(self.parts)
+        parts: Any = self.parts
+        return list(parts) if isinstance(parts, list | tuple | set) else [parts]
 
     def _is_part(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._patterns())

@@ -175,7 +175,7 @@ def find_setting(estimator: Any, name: str) -> Any:
     """
     value = getattr(estimator, name, None)
     for part in estimator.get_params().values():
-        if value is None and hasattr(part, "get_params") and not isinstance(part, type):
+        if value is None and hasattr(part, "fit") and hasattr(part, "get_params") and not isinstance(part, type):
             value = find_setting(part, name)
     return value
 

@@ -72,6 +72,11 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
 
     def _check_may_train(self) -> None:
         self.check_training_readiness()
+        if self.pretrained is self:
+            raise ValueError(
+                "pretrained must be another segmenter; got this one, whose weights are replaced. To go on from them, "
+                "call partial_fit, or fit with warm_start=True."
+            )
         check_hyperparameters(self.get_params(deep=False))
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
@@ -158,6 +163,11 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
                 self.notify("on_batch_end", batch=batch, training=training, **step)
                 if training:
                     self.check_progress(batch, step)
+            if training and n_batches:
+                self.check_progress(batch, step, most=n_batches)  # or the epoch has no loss to record
+                n_skipped = self.history[-1].get("skipped_steps", 0)
+                if n_skipped:
+                    self._note(f"{n_skipped} of {n_batches} steps were skipped, as their gradients are not finite.")
         finally:
             settle(self.history[-1]["batches"], start=n_before)
         return n_batches

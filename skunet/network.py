@@ -70,7 +70,7 @@ class UNet(nn.Module):
     attention : bool
         Skip connections pass a gate that the coarser features open, pixel by pixel (Oktay et al. 2018).
     gradient_checkpointing : bool
-        Keep of each block what it got, and compute the rest once more in the backward pass (Chen et al. 2016).
+        Keep what blocks got, and compute the rest again in the backward pass (Chen et al. 2016); not when compiled.
 
     Examples
     --------
@@ -327,6 +327,7 @@ class UNet(nn.Module):
         choices: dict[str, tuple[Any, ...]] = {
             "activation": (*ACTIVATIONS, self.activation if is_module else nn.Module),
             "normalization": ("batch", "instance", "group", None),
+            **dict.fromkeys(["deep_supervision", "attention", "gradient_checkpointing"], (False, True)),
             "padding": ("same", "valid"),
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),

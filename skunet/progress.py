@@ -33,7 +33,7 @@ class ProgressBar(Callback):  # type: ignore[misc]  # skorch is not typed
     def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
         """Move the bar by a training batch; the loss is asked for only as often as the bar is drawn."""
         if self.bar_ is not None and training and self.bar_.update(len(batch[1])):
-            self.shown_["loss"] = f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}"
+            self.shown_["loss"] = f"{kwargs['loss']:.3f}"
             self.bar_.set_postfix(self.shown_, refresh=False)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -85,6 +85,12 @@ class EpochLog(skorch.callbacks.PrintLog):  # type: ignore[misc]  # skorch is no
         stralign: str = "right",
     ) -> None:
         super().__init__(keys_ignored=keys_ignored, sink=sink, tablefmt=tablefmt, floatfmt=floatfmt, stralign=stralign)
+
+    def initialize(self) -> Any:
+        """Leave out what would shift the columns, as it is not there in each epoch."""
+        super().initialize()
+        self.keys_ignored_.add("skipped_steps")
+        return self
 
     def format_row(self, row: Any, key: str, color: str) -> Any:
         """Format one number; in colour where it is the best so far and a terminal shows it."""

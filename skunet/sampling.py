@@ -60,6 +60,11 @@ class ClassPixels:
         ----------
         data : TrainingSet
         seed : int
+
+        Raises
+        ------
+        ValueError
+            If there are none.
         """
         n_classes, generator = len(data.codec.classes), make_generator(seed, 0, 0, 0)
         most = int(np.clip(MOST_IN_ALL // (len(data) * n_classes), 1, MOST_PER_IMAGE))
@@ -75,6 +80,11 @@ class ClassPixels:
                 found = generator.choice(found, most, replace=False) if len(found) > most else found
                 images[k] += [index] * len(found)
                 positions[k].append(np.stack(np.unravel_index(found, mask.shape), axis=1))
+        if not any(images):
+            raise ValueError(
+                "balanced_share must be 0 where no pixel of the training images counts; all are ignore_label or "
+                "without weight. Label more images, or hold others out for validation."
+            )
         return cls(
             [np.array(of_class) for of_class in images if of_class],
             [np.concatenate(of_class) for of_class in positions if of_class],

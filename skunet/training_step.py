@@ -1,7 +1,7 @@
 """One training step: gradients of a batch, in parts where the memory wants it, and what is not finite left out."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,12 +45,12 @@ class TrainingStep(ResumableTraining):
             self.history.record("skipped_steps", self.history[-1].get("skipped_steps", 0) + 1)
         return step
 
-    def check_progress(self, batch: Any, step: Mapping[str, Tensor]) -> None:
-        """Raise RuntimeError after too many steps in a row that were skipped, or all of an epoch.
+    def check_progress(self, batch: Any, step: Mapping[str, Tensor], *, most: int = MOST_SKIPPED) -> None:
+        """Raise RuntimeError after too many steps in a row that were skipped.
 
         After the step's callbacks, as some of them end training when the loss is not finite.
         """
-        if self.is_skipped_ and self.n_skipped_in_a_row_ >= min(MOST_SKIPPED, self.steps_per_epoch_):
+        if self.n_skipped_in_a_row_ >= most:
             raise RuntimeError(self._diagnosis(batch, step))
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
@@ -146,18 +146,29 @@ class TrainingStep(ResumableTraining):
         else:
             before = _copy_buffers(self.module_) if self._is_checked() else []
             try:
-                super()._step_optimizer(lambda: self._checked(step_fn()))
+                super()._step_optimizer(self._checked_at_first(step_fn))
             except NonFiniteGradientError:
                 _put_back(before)
                 self.is_skipped_ = True
         # Fused optimizers change weights unnoticed, and what is kept for predictions would go on.
         torch.autograd.graph.increment_version(self.module_.parameters())
 
-    def _checked(self, loss: Tensor) -> Tensor:
-        """Return the loss, if all gradients are finite."""
-        if self._is_checked() and not self._gradient_norm().isfinite():
-            raise NonFiniteGradientError
-        return loss
+    def _checked_at_first(self, step_fn: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return a closure that raises if the gradients are not finite.
+
+        Only when it is called first: in the midst of a line search, say, weights have changed already.
+        """
+        n_calls = 0
+
+        def checked() -> Tensor:
+            nonlocal n_calls
+            n_calls += 1
+            loss = step_fn()
+            if n_calls == 1 and self._is_checked() and not self._gradient_norm().isfinite():
+                raise NonFiniteGradientError
+            return loss
+
+        return checked
 
     def _is_checked(self) -> bool:
         # To ask a GPU at each step would make it wait; there the end of the epoch tells.

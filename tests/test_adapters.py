@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from skunet import UNetSegmenter
 from skunet.adapters import Albumentations, TorchIO, Torchvision
+from skunet.callbacks import Checkpoint, Resume
 from skunet.datasets import make_cells
+from skunet.model_selection import cross_val_score
 
 
 def albumentations_transform(ndim):
@@ -96,3 +99,25 @@ def test_a_segmenter_trains_with_it():
         for n in (0, 2)
     ]
     assert np.array_equal(*fits)
+
+
+@pytest.mark.parametrize("make", ADAPTERS)
+def test_segmenters_with_it_are_cloned_searched_and_kept(make, tmp_path):
+    X, y = make_cells(6, size=32, random_state=0)
+    segmenter = UNetSegmenter(1, 4, augment=make(2), max_epochs=1, verbose=0, random_state=0, train_split=None)
+    assert len(cross_val_score(segmenter, X, y, cv=2, error_score="raise")) == 2
+    segmenter.set_params(callbacks=[Checkpoint(tmp_path), Resume(tmp_path)]).fit(X, y)
+    assert clone(segmenter).set_params(max_epochs=2).fit(X, y).n_iter_ == 2  # one resumed
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_boolean_masks_stay_boolean():
+    images, masks, _ = make_batch(2)
+    _, labels, _ = torchio_transform(2)(images, masks > 0, None, np.random.default_rng(0))
+    assert labels.dtype == torch.bool
+
+
+def test_volumes_are_not_for_albumentations():
+    images, masks, _ = make_batch(3)
+    with pytest.raises(ValueError, match="for 2-D images"):
+        Albumentations(None)(images, masks, None, np.random.default_rng(0))

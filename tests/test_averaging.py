@@ -182,3 +182,9 @@ def test_ctrl_c_leaves_the_average(cells):
 def test_a_decay_out_of_range_raises(cells):
     with pytest.raises(ValueError, match=r"WeightAveraging\.decay must be at least 0 and less than 1; got 1"):
         averaged(cells, decay=1)
+
+
+@pytest.mark.parametrize("given", [WeightAveraging(0.5), ("mine", WeightAveraging(0.5)), ("mine", WeightAveraging)])
+def test_one_that_is_given_takes_the_place_of_the_default(cells, given):
+    segmenter = make_segmenter(callbacks=[given]).fit(*cells)
+    assert len(segmenter.callbacks_of(WeightAveraging)) == 1

@@ -75,3 +75,9 @@ def test_graphs_are_for_one_size_and_saving_needs_none(cells, graphs, tmp_path):
     assert len(compiled) == 1
     make_segmenter(compile=True, compile__backend=backend).fit(X[:, :24, :24], y[:, :24, :24])
     assert len(compiled) == 2
+
+
+def test_gradient_checkpointing_leaves_compiled_networks_alone(cells):
+    X, y = cells
+    options = {"compile": True, "compile__backend": "eager", "module__gradient_checkpointing": True}
+    assert make_segmenter(**options).fit(X, y).predict(X).shape == y.shape

@@ -4,6 +4,7 @@ import pytest
 import skorch.callbacks
 import torch
 from conftest import make_segmenter
+from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -147,7 +148,7 @@ def test_weights_that_the_user_froze_stay_so(cells):
         ),
         ((["encoder.*", "x*"],), "got 'x\\*', which matches none"),
         (([],), "Freeze.parts must match names of weights; got ''"),
-        (("*",), r"Freeze.parts must leave weights to train; got '\*'"),
+        (("*",), r"Freeze.parts must leave weights to train; got"),
         (("encoder.*", 0), "Freeze.until must be None or an epoch of at least 1; got 0"),
         (("encoder.*", 1.5), r"Freeze.until must be None or an epoch of at least 1; got 1\.5"),
     ],
@@ -164,3 +165,22 @@ def test_the_callbacks_of_skorch_freeze_weights_and_no_statistics(cells):
     assert changed(states[0], states[2], "encoder", "weight") == {False}
     assert changed(states[0], states[2], "encoder", "running_mean") == {True}
     assert True in changed(states[2], states[3], "encoder", "weight")
+
+
+def test_after_a_fit_it_is_cloned_and_resumed(cells, tmp_path):
+    segmenter = make_segmenter(callbacks=[Freeze("encoder.*"), Checkpoint(tmp_path), Resume(tmp_path)]).fit(*cells)
+    assert clone(segmenter).get_params()["callbacks"][0].parts == "encoder.*"
+    n_epochs = segmenter.n_iter_
+    assert segmenter.set_params(max_epochs=n_epochs + 1).fit(*cells).n_iter_ == n_epochs + 1
+
+
+@pytest.mark.parametrize("parts", [3, [None]])
+def test_parts_that_are_no_patterns_raise(cells, parts):
+    with pytest.raises(ValueError, match=r"Freeze\.parts must be a pattern"):
+        make_segmenter(callbacks=[Freeze(parts)]).fit(*cells)
+
+
+def test_two_that_leave_nothing_to_train_raise(cells):
+    parts = ["encoder.*", ["upsamplings.*", "decoder.*", "head.*"]]
+    with pytest.raises(ValueError, match="leave weights to train"):
+        make_segmenter(callbacks=[(str(i), Freeze(part)) for i, part in enumerate(parts)]).fit(*cells)

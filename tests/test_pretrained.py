@@ -247,3 +247,10 @@ def test_compiled_networks_give_and_take_weights(cells, source):
     assert_same(dict(segmenter.module_._orig_mod.state_dict()), weights_of(source))
     assert list(open_pretrained(segmenter).weights) == list(weights_of(source))
     assert list(open_pretrained(segmenter.module_.state_dict()).weights) == list(weights_of(source))
+
+
+def test_its_own_segmenter_raises(cells):
+    segmenter = make_segmenter().fit(*cells)
+    segmenter.pretrained = segmenter
+    with pytest.raises(ValueError, match="pretrained must be another segmenter"):
+        segmenter.fit(*cells)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from torch.utils.data import Subset
 
 from skunet import UNetSegmenter
 from skunet.datasets import make_cells
@@ -133,3 +134,15 @@ def test_what_is_out_of_range_raises(parameters):
     X, y, _ = rare_set()
     with pytest.raises(ValueError, match=next(iter(parameters))):
         UNetSegmenter(**parameters).fit(X, y)
+
+
+def test_without_any_pixel_that_counts_balanced_patches_raise():
+    X, y, _ = rare_set()
+    y[:2] = 9  # the third is held out
+    segmenter = UNetSegmenter(1, 2, balanced_share=0.5, ignore_label=9, classes=[0, 7], train_split=last_held_out)
+    with pytest.raises(ValueError, match="balanced_share must be 0 where no pixel"):
+        segmenter.set_params(verbose=0).fit(X, y)
+
+
+def last_held_out(dataset, y=None, groups=None):
+    return Subset(dataset, [0, 1]), Subset(dataset, [2])

@@ -1,5 +1,6 @@
 """Steps in parts, steps for which the memory is not enough, and steps without finite gradients."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 from skorch.callbacks import GradientNormClipping
 from torch import nn
+from tqdm import tqdm
 
 from skunet import UNetSegmenter
+from skunet.callbacks import TimeLimit
 from skunet.datasets import make_cells
 from skunet.losses import CrossEntropyDiceLoss, LovaszLoss
 
@@ -161,3 +164,38 @@ def test_gradients_that_others_clip_are_those_of_the_batch(cells):
 
     make_segmenter(micro_batch_size=2, max_epochs=2, callbacks=[Spy(1e-3)]).fit(X, y)
     assert norms == pytest.approx([1e-3] * 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("steps", [(1,), (0, 1)])
+def test_a_bar_and_a_log_go_on_past_skipped_steps(cells, monkeypatch, capsys, steps):
+    monkeypatch.setattr("skunet.progress._is_watched", lambda: True)
+    monkeypatch.setattr("skunet.progress.tqdm", partial(tqdm, mininterval=0))
+    steps = [step + 3 for step in steps]
+    make_segmenter(batch_size=2, max_epochs=2, criterion=Failing, criterion__steps=steps, verbose=1).fit(*cells)
+    text = capsys.readouterr().out
+    assert f"{len(steps)} of 3 steps were skipped" in text
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1] in "12" and "steps" not in line]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert len(rows[0]) == len(rows[1])
+
+
+@pytest.mark.parametrize("limits", [[], [TimeLimit(1e-6)]])
+def test_an_epoch_of_skipped_steps_alone_ends_with_a_diagnosis(cells, limits):
+    segmenter = make_segmenter(batch_size=6, criterion=Failing, criterion__steps=[0], callbacks=limits)
+    with pytest.raises(RuntimeError, match="Training diverged: the loss is nan in epoch 1"):
+        segmenter.fit(*cells)
+
+
+def test_line_searches_go_on_past_losses_that_are_not_finite(cells):
+    segmenter = make_segmenter(
+        batch_size=2, criterion=Failing, criterion__steps=(4,), optimizer=torch.optim.LBFGS, lr=0.1
+    )
+    with pytest.raises(RuntimeError, match="Training diverged"):
+        segmenter.fit(*cells)
+
+
+def test_a_callback_that_is_switched_off_later_is_gone(cells):
+    X, y = cells
+    segmenter = make_segmenter().fit(X, y)
+    segmenter.set_params(callbacks__averaging=None).partial_fit(X, y)
+    assert "averaging" not in dict(segmenter.callbacks_)
