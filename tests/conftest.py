@@ -1,5 +1,6 @@
 """Shared data and a small, quick segmenter."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,14 @@ from skunet import UNetSegmenter
 from skunet.datasets import make_cells
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts():
+    """Also where the tests were started in the background, with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
