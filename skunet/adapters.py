@@ -40,7 +40,7 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
     def __sklearn_clone__(self) -> Self:
         return type(self)(copy.deepcopy(self.transform))
 
-    def describe(self) -> list[str]:
+    def fingerprint_parts(self) -> list[str]:
         """Return what tells this adapter from others, for a file."""
         return [re.sub(r"seed=\w+", "", repr(self.transform))]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -83,30 +82,26 @@ class ConvolutionBlock(nn.Module):
         return torch.cat([skip, features], dim=1)
 
     def _keeps(self) -> bool:
-        is_in_doubt = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return self.keeps_features or not is_in_doubt
+        has_backward_pass = self.training and torch.is_grad_enabled()
+        return self.keeps_features or not has_backward_pass or torch.compiler.is_compiling()
 
     def _twice(self, function: Callable[..., Tensor], *features: Tensor) -> Tensor:
-        contexts = partial(_first_and_second, self, is_sound=features[0].device.type == "cpu" and features[0].ndim == 5)
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return sound_convolutions(features[0]), _second_pass(self, features[0])
+
         return cast(Tensor, checkpoint(function, *features, use_reentrant=False, context_fn=contexts))
 
 
-def _first_and_second(
-    block: nn.Module, *, is_sound: bool
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what is round the first pass and the second one, which is no further batch for running means."""
-    return sound_convolutions(if_so=is_sound), _second_pass(block, is_sound=is_sound)
-
-
 @contextmanager
-def _second_pass(block: nn.Module, *, is_sound: bool) -> Iterator[None]:
+def _second_pass(block: nn.Module, features: Tensor) -> Iterator[None]:
+    """Compute as in the first pass; it is no further batch for running means."""
     norms: list[Any] = [norm for norm in block.modules() if isinstance(norm, nn.modules.batchnorm._NormBase)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms if norm.training]
     for norm, _, n_batches in kept:
         norm.momentum = 0.0
         norm.num_batches_tracked = None if n_batches is None else n_batches.clone()
     try:
-        with sound_convolutions(if_so=is_sound):
+        with sound_convolutions(features):
             yield
     finally:
         for norm, momentum, n_batches in kept:

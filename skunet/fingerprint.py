@@ -107,8 +107,8 @@ def _parts_of(value: Any) -> list[Any]:
         return [code.co_code.hex(), code.co_names, constants, [cell.cell_contents for cell in cells]]
     if isinstance(value, type) or hasattr(value, "__qualname__"):
         return []
-    if hasattr(value, "describe"):
-        return list(value.describe())
+    if hasattr(value, "fingerprint_parts"):
+        return list(value.fingerprint_parts())
     if hasattr(value, "get_params") and "deep" in signature(value.get_params).parameters:
         return [dict(value.get_params(deep=False))]
     if hasattr(value, "__dict__"):

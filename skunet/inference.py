@@ -182,10 +182,9 @@ class Inference:
         device_type = torch.device(self.device).type
         module = self.module if torch.is_grad_enabled() or self.module.training else self._for_prediction(device_type)
         images = images.contiguous(memory_format=channels_last(images.ndim - 2))
-        is_at_risk = is_mixed and device_type == "cpu" and images.ndim == 5 and module.training
         with (
             torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext(),
-            sound_convolutions(if_so=is_at_risk),
+            sound_convolutions(images) if is_mixed and module.training else nullcontext(),
         ):
             if type(module) is UNet and not module.training:
                 return check_logits(module(images, window, **fit_params), self.n_classes)

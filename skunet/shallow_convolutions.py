@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["sound_convolutions"]
 
 
 @contextmanager
-def sound_convolutions(*, if_so: bool) -> Iterator[None]:
+def sound_convolutions(features: Tensor) -> Iterator[None]:
     """Let 3-D convolutions of few slices compute in float32, inside the block, where bfloat16 goes wrong.
 
     Where a volume has fewer slices than the kernel, as at the lowest resolution of a U-Net of depth 4 that gets 32
@@ -21,10 +22,10 @@ def sound_convolutions(*, if_so: bool) -> Iterator[None]:
 
     Parameters
     ----------
-    if_so : bool
-        Whether to do anything.
+    features : Tensor of shape (N, C, *S)
+        What goes through the layers; nothing is done unless these are volumes on a CPU.
     """
-    if not if_so:
+    if features.ndim != 5 or features.device.type != "cpu":
         yield
         return
     with _SoundConvolutions():
@@ -44,8 +45,8 @@ class _SoundConvolutions(TorchFunctionMode):
 
 
 def _is_shallow(
-    input: torch.Tensor,
-    weight: torch.Tensor,
+    input: Tensor,
+    weight: Tensor,
     bias: Any = None,  # noqa: ARG001
     stride: Any = 1,  # noqa: ARG001
     padding: Any = 0,  # noqa: ARG001

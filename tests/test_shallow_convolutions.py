@@ -52,6 +52,7 @@ def test_gradients_are_no_garbage(slices):
 )
 def test_few_slices_are_computed_in_float32(slices, kernel, dilation, is_shallow):
     layer = torch.nn.Conv3d(1, 2, kernel, padding=dilation * (kernel // 2), dilation=dilation)
-    with torch.autocast("cpu", torch.bfloat16), sound_convolutions(if_so=True):
-        output = layer(torch.zeros(1, 1, slices, 4, 4, dtype=torch.bfloat16))
+    volume = torch.zeros(1, 1, slices, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), sound_convolutions(volume):
+        output = layer(volume)
     assert output.dtype == (torch.float32 if is_shallow else torch.bfloat16)
