@@ -12,7 +12,7 @@ from torch import Tensor
 from skunet import intensities
 from skunet.warping import draw_warp, warp_images, warp_masks
 
-__all__ = ["Augment", "augment_batch", "flip_and_turn"]
+__all__ = ["Augment", "augment_batch"]
 
 Augmentation = Callable[[Tensor, Tensor, Tensor | None, np.random.Generator], tuple[Tensor, Tensor, Tensor | None]]
 
@@ -23,18 +23,22 @@ def augment_batch(
     masks: Tensor,
     weights: Tensor | None,
     generator: np.random.Generator,
+    *,
+    flip_axes: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Apply the augmentation that the user named.
 
     Parameters
     ----------
     augment : "default", float, None or callable
-        "default" flips and turns; a number is `Augment.of_strength` of it. A callable gets
+        "default" is `Augment()`; a number is `Augment.of_strength` of it. A callable gets
         `(images, masks, weights, generator)` and returns the first three.
     images : Tensor of shape (B, C, *S), float32
     masks : Tensor of shape (B, *S)
     weights : Tensor of shape (B, *S) or None
     generator : numpy.random.Generator
+    flip_axes : tuple of int or None
+        For what is "auto" in an `Augment`, see there.
 
     Returns
     -------
@@ -43,10 +47,11 @@ def augment_batch(
     """
     if augment is None:
         return images, masks, weights
-    transform: Any = flip_and_turn if augment == "default" else augment
-    if isinstance(augment, int | float):
-        transform = Augment.of_strength(augment)
-    augmented: tuple[Tensor, Tensor, Tensor | None] = transform(images, masks, weights, generator)
+    transform: Any = augment
+    if isinstance(augment, int | float | str):
+        transform = Augment() if isinstance(augment, str) else Augment.of_strength(augment)
+    known = {"flip_axes": flip_axes} if isinstance(transform, Augment) else {}
+    augmented: tuple[Tensor, Tensor, Tensor | None] = transform(images, masks, weights, generator, **known)
     return augmented
 
 
@@ -60,10 +65,11 @@ class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
 
     Parameters
     ----------
-    flip : bool, default=True
-        Mirror along each axis, with probability 1/2 each.
-    turn : bool, default=True
-        Swap rows and columns, where they are equally many, with probability 1/2.
+    flip : "auto" or bool, default="auto"
+        Mirror along each axis, with probability 1/2 each. In the fit of a segmenter "auto" leaves out axes along which
+        the masks have a direction, as from sky to road (`flip_axes_` has the others).
+    turn : "auto" or bool, default="auto"
+        Swap rows and columns, where they are equally many, with probability 1/2; "auto" not where one has a direction.
     rotation : float, default=0
         Degrees, at most; of volumes about each axis, or about the depth alone where `spacing` differs.
     zoom : float, default=0
@@ -106,8 +112,8 @@ class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
     def __init__(
         self,
         *,
-        flip: bool = True,
-        turn: bool = True,
+        flip: bool | str = "auto",
+        turn: bool | str = "auto",
         rotation: float = 0,
         zoom: float = 0,
         shear: float = 0,
@@ -158,6 +164,8 @@ class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
     def check(self) -> None:
         """Raise ValueError if a parameter is out of its range."""
         for name, value in self.get_params().items():
+            if name in ("flip", "turn") and not (value == "auto" or isinstance(value, bool | np.bool_)):
+                raise ValueError(f'{name} of Augment must be "auto", True or False; got {value!r}.')
             if name in ("flip", "turn", "spacing"):
                 continue
             most = 1.0 if name in ("probability", "channel_drop") else 80.0 if name == "shear" else np.inf
@@ -167,13 +175,26 @@ class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
             raise ValueError(f"spacing of Augment must be None or one number per axis, above 0; got {self.spacing!r}.")
 
     def __call__(
-        self, images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator
+        self,
+        images: Tensor,
+        masks: Tensor,
+        weights: Tensor | None,
+        generator: np.random.Generator,
+        *,
+        flip_axes: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return images (B, C, *S), masks (B, *S) and weights (B, *S), or None, transformed."""
+        """Return images (B, C, *S), masks (B, *S) and weights (B, *S), or None, transformed.
+
+        `flip_axes` are those, of -spatial_ndim..-1, that "auto" may mirror; None is all.
+        """
         self.check()
         if self.spacing is not None and len(self.spacing) != masks.ndim - 1:
             raise ValueError(f"spacing of Augment must be one number per axis, {masks.ndim - 1}; got {self.spacing!r}.")
-        images, masks, weights = _flip_and_turn(images, masks, weights, generator, flip=self.flip, turn=self.turn)
+        every = tuple(range(1 - masks.ndim, 0))
+        free = every if flip_axes is None else flip_axes
+        chosen_axes = {"auto": free, True: every, False: ()}[self.flip]
+        may_turn = {-2, -1} <= set(free) if self.turn == "auto" else bool(self.turn)
+        images, masks, weights = _flip_and_turn(images, masks, weights, generator, axes=chosen_axes, turn=may_turn)
         warps = {name: getattr(self, name) for name in ("rotation", "zoom", "shear", "elastic")}
         chosen = self._choose(len(images), generator) if any(warps.values()) else np.empty(0, dtype=int)
         if chosen.size:
@@ -209,42 +230,23 @@ INTENSITIES = {
 }
 
 
-def flip_and_turn(
-    images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Mirror along each axis and swap rows with columns, each with probability 1/2, sample by sample.
-
-    Together these are all 8 flips and right-angle turns of a square. Rows and columns are swapped only
-    where they are equally many.
-
-    Parameters
-    ----------
-    images : Tensor of shape (B, C, *S)
-    masks : Tensor of shape (B, *S)
-    weights : Tensor of shape (B, *S) or None
-    generator : numpy.random.Generator
-
-    Returns
-    -------
-    images, masks, weights
-
-    Examples
-    --------
-    >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
-    >>> images, masks, _ = flip_and_turn(image, image[:, 0], None, np.random.default_rng(0))
-    >>> bool((images[:, 0] == masks).all())
-    True
-    """
-    return _flip_and_turn(images, masks, weights, generator, flip=True, turn=True)
-
-
 def _flip_and_turn(
-    images: Tensor, masks: Tensor, weights: Tensor | None, generator: np.random.Generator, *, flip: bool, turn: bool
+    images: Tensor,
+    masks: Tensor,
+    weights: Tensor | None,
+    generator: np.random.Generator,
+    *,
+    axes: tuple[int, ...],
+    turn: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    spatial_ndim = masks.ndim - 1
+    """Mirror along each of the axes and swap rows with columns, each with probability 1/2, sample by sample.
+
+    Together these are all 8 flips and right-angle turns of a square. Rows and columns are swapped only where they are
+    equally many.
+    """
     operations: list[Callable[[Tensor], Tensor]] = [
         lambda tensor, axis=axis: tensor.flip(axis)  # type: ignore[misc]
-        for axis in (range(-spatial_ndim, 0) if flip else ())
+        for axis in axes
     ]
     if turn and masks.shape[-1] == masks.shape[-2]:
         operations.append(lambda tensor: tensor.transpose(-1, -2))

@@ -175,6 +175,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             scaling=self.fitted_scaling_,
             constants=self.scaling_constants_,
             augment=self.augment,
+            flip_axes=self.flip_axes_,
             seed=self.seed_,
             device="cpu" if arguments.get("num_workers") else self.device_,
         )

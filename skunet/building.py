@@ -254,6 +254,10 @@ class NetworkBuilding(ImageBatching):
         if is_fresh or not hasattr(self, "codec_"):
             self.codec_ = data.codec
             self.classes_ = data.codec.classes
+        if is_fresh or not hasattr(self, "flip_axes_"):
+            self.flip_axes_ = data.flip_axes
+            if len(data.flip_axes) < data.images.spatial_ndim and self.augment == "default":
+                self._note(f"The masks have a direction: images are mirrored along axes {data.flip_axes} alone.")
         self.class_counts_ = data.class_counts
         self.data_description_ = data.describe()
         self.n_channels_in_ = data.n_channels

@@ -38,7 +38,7 @@ class PatchBatches(Dataset[Any]):
         As in `UNetSegmenter`.
     constants : ndarray of shape (2, C) or None
         By `fit_scaling`.
-    augment : see `augment_batch`
+    augment, flip_axes : see `augment_batch`
     seed : int
     device : str or torch.device
         Where batches are scaled and augmented.
@@ -51,7 +51,8 @@ class PatchBatches(Dataset[Any]):
         patch_size: tuple[int, ...],
         scaling: Any,
         constants: np.ndarray | None,
-        augment: str | Augmentation | None,
+        augment: str | float | Augmentation | None,
+        flip_axes: tuple[int, ...] | None = None,
         seed: int,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -59,6 +60,7 @@ class PatchBatches(Dataset[Any]):
         self.patch_size = patch_size
         self.constants = image_scaling(scaling, data.statistics) if constants is None else constants
         self.augment = augment
+        self.flip_axes = flip_axes
         self.seed = seed
         self.device = device
 
@@ -80,7 +82,9 @@ class PatchBatches(Dataset[Any]):
         patches = scale(as_tensor(raw), torch.from_numpy(np.ascontiguousarray(constants)), device=self.device)
         masks = self.data.codec.to_tensor(labels).to(self.device)
         image_weights, pixel_weights = self._weights(picked)
-        patches, masks, pixel_weights = augment_batch(self.augment, patches, masks, pixel_weights, generator)
+        patches, masks, pixel_weights = augment_batch(
+            self.augment, patches, masks, pixel_weights, generator, flip_axes=self.flip_axes
+        )
         weights = image_weights if pixel_weights is None else pixel_weights
         inputs = {"patches": patches} | ({} if weights is None else {"sample_weight": weights})
         return inputs, masks

@@ -86,6 +86,7 @@ class ImagePrediction:
     module_: Any
     fitted_scaling_: Any
     scaling_constants_: Any
+    flip_axes_: tuple[int, ...]
     precision_: str
     device_: str
     memory_limit: float | None
@@ -110,7 +111,7 @@ class ImagePrediction:
         return labels
 
     def _turns(self) -> list[Turn]:
-        return choose_turns(self.tta, spatial_ndim=self.spatial_ndim_)
+        return choose_turns(self.tta, spatial_ndim=self.spatial_ndim_, flip_axes=self.flip_axes_)
 
     def _predict_labels(self, X: Any, out: Any, resume: bool) -> Any:
         output = self._output("predict")

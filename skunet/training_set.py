@@ -12,6 +12,7 @@ from skunet.containers import Container, open_container, open_pairs, pick_items
 from skunet.fingerprint import checksum, describe
 from skunet.images import Images, check_pixels, open_images, subset
 from skunet.labels import LabelCodec, LabelCounts, count_labels, learn_codec
+from skunet.orientation import choose_samples, find_flip_axes, sample_mask
 from skunet.resizing import ResizedMasks, resize_mask
 from skunet.scaling import image_statistics
 
@@ -38,6 +39,8 @@ class TrainingSet:
     groups : ndarray of shape (N,) or None
     checksum : int
         Of the pixels of all images and masks.
+    flip_axes : tuple of int
+        Along which the masks have no direction, by `orientation.find_flip_axes`.
     """
 
     images: Images
@@ -49,6 +52,7 @@ class TrainingSet:
     weights: Any = None
     groups: np.ndarray | None = None
     checksum: int = 0
+    flip_axes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -125,7 +129,7 @@ def open_training_set(
     keep = _weighted_images(weights, len(opened))
     if len(keep) < len(opened):
         opened, masks = subset(opened, keep), pick_items(masks, keep)
-    statistics, label_counts, sizes, pixels = _survey(opened, masks, positions=keep)
+    statistics, label_counts, sizes, pixels, samples = _survey(opened, masks, positions=keep)
     codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label)
     weights = pick(weights, keep)
     if isinstance(weights, np.ndarray) and (weights == 1).all():
@@ -143,6 +147,7 @@ def open_training_set(
         weights,
         pick(groups, keep),
         pixels,
+        find_flip_axes(map(codec.encode, samples), spatial_ndim=sizes.shape[1], n_classes=len(codec.classes)),
     )
 
 
@@ -242,10 +247,10 @@ def _check_mask_axes(images: Container, masks: Container) -> None:
 
 def _survey(
     images: Images, masks: Container, *, positions: np.ndarray
-) -> tuple[np.ndarray, list[LabelCounts], np.ndarray, int]:
+) -> tuple[np.ndarray, list[LabelCounts], np.ndarray, int, list[np.ndarray]]:
     """Read every image and mask once: check them, and keep what is small."""
     statistics: list[np.ndarray] = []
-    counts, sizes, pixels = [], [], 0
+    counts, sizes, pixels, samples, sampled = [], [], 0, [], set(choose_samples(len(positions)))
     for index, position in enumerate(positions):
         image = images[index]
         check_pixels(image, f"image {position}")
@@ -258,9 +263,11 @@ def _survey(
         statistics.append(image_statistics(image))
         counts.append(count_labels(mask, f"mask {position}"))
         sizes.append(mask.shape)
+        if index in sampled:
+            samples.append(sample_mask(mask))
         if images.container.kind != "dataset":  # which may draw anew each time it is read
             pixels = checksum(image, mask, start=pixels)
-    return np.stack(statistics), counts, np.array(sizes), pixels
+    return np.stack(statistics), counts, np.array(sizes), pixels, samples
 
 
 def check_mask_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:

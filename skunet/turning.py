@@ -104,14 +104,17 @@ UNTURNED = ((0, 1), (False, False))
 FLIP_DEPTH = "flip_depth"  # of volumes
 
 
-def choose_turns(tta: bool | Sequence[str], *, spatial_ndim: int) -> list[Turn]:
+def choose_turns(tta: bool | Sequence[str], *, spatial_ndim: int, flip_axes: Sequence[int] | None = None) -> list[Turn]:
     """Return the turns that test-time augmentation averages over, the image as it is among them; none for False.
 
     Parameters
     ----------
     tta : bool or sequence of str
-        True takes all turns of the last two axes, with volumes each of them also flipped in depth.
+        True takes all turns of the last two axes, with volumes each of them also flipped in depth, save those that
+        mirror another axis than `flip_axes`.
     spatial_ndim : {2, 3}
+    flip_axes : sequence of int, optional
+        Of -spatial_ndim..-1; all by default.
 
     Raises
     ------
@@ -127,7 +130,10 @@ def choose_turns(tta: bool | Sequence[str], *, spatial_ndim: int) -> list[Turn]:
     """
     if isinstance(tta, bool | np.bool_):
         flips = (False, True)[: spatial_ndim - 1]
-        return [_make_turn(plane, flip, spatial_ndim) for flip in flips for plane in (UNTURNED, *TURNS.values()) if tta]
+        turns = [_make_turn(plane, flip, spatial_ndim) for flip in flips for plane in (UNTURNED, *TURNS.values())]
+        free = range(spatial_ndim) if flip_axes is None else [axis % spatial_ndim for axis in flip_axes]
+        fixed = set(range(spatial_ndim)) - set(free)
+        return [turn for turn in turns if tta and not any(turn.flips[at] or turn.axes[at] != at for at in fixed)]
     known = [*TURNS, FLIP_DEPTH] if spatial_ndim == 3 else list(TURNS)
     if isinstance(tta, str) or not set(tta) <= set(known):
         raise ValueError(f"tta must be True, False or a list of {known}; got {tta!r}. Choose some of these.")

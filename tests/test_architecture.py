@@ -68,6 +68,7 @@ LAYERS = [
         "steps",
         "connected",
         "shallow_convolutions",
+        "orientation",
     ],
     ["settings", "geometry"],
 ]

@@ -5,7 +5,9 @@ from conftest import make_segmenter
 from sklearn.model_selection import GridSearchCV
 
 from skunet import UNetSegmenter
-from skunet.augmentation import Augment, augment_batch, flip_and_turn
+from skunet.augmentation import Augment, augment_batch
+
+flip_and_turn = Augment()
 
 
 @pytest.mark.parametrize("size", [(6, 6), (5, 7), (3, 4, 4), (2, 3, 5)])
@@ -187,3 +189,24 @@ def test_the_segmenter_takes_objects_and_strengths(cells, tmp_path):
     search = GridSearchCV(make_segmenter(augment=Augment()), {"augment__noise": [0, 5.0]}, cv=2).fit(X, y)
     scores = search.cv_results_["mean_test_score"]
     assert scores[0] != scores[1]
+
+
+# ---- directions
+
+
+def test_axes_with_a_direction_are_left_out_where_nothing_else_is_asked_for():
+    masks = torch.arange(9).reshape(1, 3, 3).repeat(200, 1, 1)
+
+    def kinds(augment, flip_axes):
+        generator = np.random.default_rng(0)
+        turned = augment_batch(augment, masks[:, None].float(), masks, None, generator, flip_axes=flip_axes)[1]
+        return {tuple(mask.flatten().tolist()) for mask in turned}
+
+    upright = tuple(range(9))
+    sideways = tuple(masks[0].flip(-1).flatten().tolist())
+    assert kinds("default", (-1,)) == kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
+    assert kinds("default", ()) == {upright}
+    assert len(kinds("default", (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8
+    assert len(kinds(Augment(flip=True), (-1,))) == 4
+    with pytest.raises(ValueError, match='flip of Augment must be "auto", True or False'):
+        Augment(flip="up").check()
