@@ -1,6 +1,6 @@
 """Whether scenes have a top and a bottom, a left and a right: along which axes they may be mirrored in training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -64,9 +64,9 @@ def find_flip_axes(samples: Iterable[np.ndarray], *, spatial_ndim: int, n_classe
     return tuple(axis for axis in axes if not _has_direction(layouts, axis - 1))
 
 
-def choose_samples(n_masks: int) -> Sequence[int]:
+def choose_samples(n_masks: int) -> range:
     """Return the positions of the masks to sample: all, or as many as are enough, evenly spread."""
-    return range(0, n_masks, -(-n_masks // MOST) if n_masks else 1)
+    return range(0, n_masks, max(1, -(-n_masks // MOST)))
 
 
 def _layout(sample: np.ndarray, n_classes: int) -> np.ndarray:

@@ -250,7 +250,7 @@ def _survey(
 ) -> tuple[np.ndarray, list[LabelCounts], np.ndarray, int, list[np.ndarray]]:
     """Read every image and mask once: check them, and keep what is small."""
     statistics: list[np.ndarray] = []
-    counts, sizes, pixels, samples, sampled = [], [], 0, [], set(choose_samples(len(positions)))
+    counts, sizes, pixels, samples, sampled = [], [], 0, [], choose_samples(len(positions))
     for index, position in enumerate(positions):
         image = images[index]
         check_pixels(image, f"image {position}")
