@@ -62,7 +62,7 @@ def load_isbi2012(folder: Path) -> AccuracySet:
     X, masks, _ = _read_pairs(folder / "image", folder / "label")
     y = (masks > 0).astype(np.uint8)
     train = TrainingData(X[:SECTIONS], y[:SECTIONS], n_classes=2, flip_axes=(0, 1))
-    return AccuracySet([Fold(train, {"": (X[SECTIONS:], y[SECTIONS:])})], score_membranes, "best_v_rand")
+    return AccuracySet([Fold(train, {"": (X[SECTIONS:], y[SECTIONS:])})], score_membranes, "best_v_rand_thin")
 
 
 def load_carvana96(folder: Path, size: tuple[int, int] = CARS) -> AccuracySet:

@@ -33,6 +33,7 @@ from accuracy_systems import SYSTEMS, System
 from paired import PACKAGES, environment
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+RECORDS = Path(__file__).resolve().parent / "accuracy"
 OTHER_PACKAGES = ("monai", "segmentation-models-pytorch", "scikit-image")
 
 Record = dict[str, Any]
@@ -209,7 +210,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", nargs="+", type=float, default=[3.0], help="time of a fit; 3 by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 by default")
     parser.add_argument(
-        "--out", type=Path, default=Path("accuracy"), help="folder of the records; ./accuracy by default"
+        "--out", type=Path, default=RECORDS, help="folder of the records; by default `accuracy` beside this script"
     )
     parser.add_argument("--again", action="store_true", help="run cells again that have a record")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")

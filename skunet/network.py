@@ -84,7 +84,7 @@ class UNet(nn.Module):
         n_classes: int,
         *,
         depth: int = 4,
-        filters: int = 32,
+        filters: int = 16,
         spatial_ndim: int = 2,
         activation: str | type[nn.Module] = "relu",
         normalization: str | None = "batch",

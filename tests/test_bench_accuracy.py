@@ -55,6 +55,19 @@ def test_segments_are_compared_as_by_hand(true, pred, expected):
     assert rand_and_information_score(cells_of(true), cells_of(pred)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("true", "pred", "expected"),
+    [
+        ("###.###", "##...##", (1, 1)),  # the width of membranes costs nothing
+        ("#####", "##.##", (2 * 13 / (13 + 25), 0)),  # of five pixels 3 and 2 together
+        ("##.##", "##.#.", (1, 1)),
+        ("##", "..", (2 * 2 / (2 + 4), 0)),  # without any segment, each pixel is one
+    ],
+)
+def test_segments_between_thin_membranes_are_compared_as_by_hand(true, pred, expected):
+    assert rand_and_information_score(cells_of(true), cells_of(pred), is_thin=True) == pytest.approx(expected)
+
+
 def test_segments_are_compared_as_by_scikit_learn():
     generator = np.random.default_rng(0)
     true, pred = (ndimage.gaussian_filter(generator.normal(size=(64, 64)), 2) > 0 for _ in range(2))
@@ -76,8 +89,8 @@ def test_membranes_are_scored_at_a_half_and_at_the_best_threshold():
     scores = score_membranes(y, np.stack([1 - cell, cell], axis=1))
     assert scores["pixel_error"] == 0.8
     assert scores["v_rand"] < 0.5
-    best = [scores[f"best_{name}"] for name in ("pixel_error", "v_rand", "v_info")]
-    assert best == pytest.approx([0, 1, 1])
+    best = [scores[f"best_{name}"] for name in ("pixel_error", "v_rand", "v_info", "v_rand_thin", "v_info_thin")]
+    assert best == pytest.approx([0, 1, 1, 1, 1])
 
 
 def one_hot(labels, n_classes):
@@ -252,7 +265,7 @@ def test_cells_are_run_once(data, tmp_path, monkeypatch, capsys):
     assert (record["set"], record["system"], record["seed"]) == ("isbi2012", "forest", 0)
     assert record["folds"][0]["trees"] >= 1
     assert [path.name for path in tmp_path.iterdir()] == ["isbi2012-forest-0.0001min-seed0.json"]
-    assert "best_v_rand" in capsys.readouterr().out
+    assert "best_v_rand_thin" in capsys.readouterr().out
 
     started = []
     fake_processes(monkeypatch, started)

@@ -180,7 +180,7 @@ def test_set_config_display_diagram(fitted):
 
 def test_set_config_print_changed_only():
     set_config(print_changed_only=False)
-    assert "filters=32" in repr(UNetSegmenter(depth=3))
+    assert "filters=16" in repr(UNetSegmenter(depth=3))
 
 
 # ---- copies
