@@ -55,7 +55,7 @@ def open_pretrained(source: Any) -> Pretrained:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file holds something else.
+        If the path is a folder, or a file holds something else.
     """
     if isinstance(source, Mapping):
         return Pretrained(_named_tensors(source))
@@ -79,6 +79,10 @@ def _named_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Pretrained:
+    if path.is_dir():
+        raise ValueError(
+            f"pretrained must be a file; got the folder {path}. Name one inside, as the best.safetensors of a Checkpoint."
+        )
     with open(path, "rb") as file:
         is_safetensors = file.read(10)[8:] == b'{"'
     try:

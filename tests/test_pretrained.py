@@ -185,6 +185,8 @@ def test_files_of_other_things_are_refused_and_nothing_is_run(cells, source, tmp
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(ValueError, match=f"pretrained must be a file .* got {path}, which is damaged or holds"):
             started(cells, pretrained=path)
+    with pytest.raises(ValueError, match=f"pretrained must be a file; got the folder {tmp_path}"):
+        started(cells, pretrained=tmp_path)
     with pytest.raises(FileNotFoundError):
         started(cells, pretrained=tmp_path / "nowhere")
 
