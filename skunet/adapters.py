@@ -26,8 +26,8 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
     ----------
     transform : callable
         Of the other library. It gets images as the network does, scaled: with a standard deviation of about 1, and not
-        within 0..1 or 0..255. Labels reach it as float32, under the values they have in `y`, and weights of pixels as a
-        second mask.
+        within 0..1 or 0..255. Labels reach it as float32, under the values they have in `y`, and weights of pixels, 1
+        where none were given, as a second mask: pixels that it makes up and fills with 0 count nowhere.
     """
 
     def __init__(self, transform: Any) -> None:
@@ -52,14 +52,16 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
         Raises
         ------
         ValueError
-            If the transform changes the size or the number of channels; if labels are beyond what float32 holds.
+            If the transform changes the size or the number of channels, or makes pixels that are not finite; if labels
+            are beyond what float32 holds.
         """
         largest = masks.double().abs().max()
         if largest > MOST:
             raise ValueError(f"{type(self).__name__} takes labels up to {MOST}; got {largest:.0f}. Renumber them.")
+        given = torch.ones(masks.shape, device=masks.device) if weights is None else weights
         samples = []
         for index in range(len(images)):
-            maps = [masks[index].float()] + ([] if weights is None else [weights[index]])
+            maps = [masks[index].float(), given[index]]
             image, maps = self._apply(images[index], maps, int(generator.integers(2**31)))
             shapes = [tuple(image.shape), *(tuple(part.shape) for part in maps)]
             expected = [tuple(images.shape[1:]), *[tuple(masks.shape[1:])] * len(maps)]
@@ -69,9 +71,16 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
                     f"{self.transform!r}. Leave out what crops, pads or resizes: patch_size crops already."
                 )
             samples.append((image, *maps))
-        parts = [torch.stack(part) for part in zip(*samples, strict=True)]
-        labels = parts[1].round().to(masks.dtype)
-        return parts[0].to(images.dtype), labels, None if weights is None else parts[2].to(weights.dtype)
+        pixels, labels, kept = (torch.stack(part) for part in zip(*samples, strict=True))
+        if not torch.isfinite(pixels).all():
+            raise ValueError(
+                f"augment must return finite pixels; got NaN or infinity from {self.transform!r}. Images reach it "
+                "scaled, not within 0..1: leave out what expects these, as gamma; `Augment` has its own."
+            )
+        # A fill for labels fills the weights too.
+        kept = kept.to(given.dtype).clamp_(0, float(given.max()))
+        is_none = weights is None and bool((kept == 1).all())
+        return pixels.to(images.dtype), labels.round().to(masks.dtype), None if is_none else kept
 
     def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
         """Return an image (C, *S) and maps (*S) of it, transformed alike."""
@@ -124,7 +133,9 @@ class Torchvision(_SampleBySample):
 
 
 class TorchIO(_SampleBySample):
-    """A transform of TorchIO, for volumes, and for images as volumes of one slice: `degrees=(10, 0, 0)` turns these.
+    """A transform of TorchIO, for volumes, and for images as volumes of one slice.
+
+    Images are turned by `degrees=(10, 0, 0)`; other axes turn them out of their plane, which leaves a strip of them.
 
     Parameters
     ----------
@@ -133,7 +144,7 @@ class TorchIO(_SampleBySample):
     Examples
     --------
     >>> import torchio  # doctest: +SKIP
-    >>> UNetSegmenter(augment=TorchIO(torchio.RandomAffine(degrees=10)))  # doctest: +SKIP
+    >>> UNetSegmenter(augment=TorchIO(torchio.RandomAffine(degrees=(10, 0, 0))))  # doctest: +SKIP
     """
 
     def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:

@@ -44,6 +44,11 @@ def augment_batch(
     -------
     images, masks, weights
         As given in, transformed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a callable returns something else.
     """
     if augment is None:
         return images, masks, weights
@@ -51,8 +56,29 @@ def augment_batch(
     if isinstance(augment, int | float | str):
         transform = Augment() if isinstance(augment, str) else Augment.of_strength(augment)
     known = {"flip_axes": flip_axes} if isinstance(transform, Augment) else {}
-    augmented: tuple[Tensor, Tensor, Tensor | None] = transform(images, masks, weights, generator, **known)
-    return augmented
+    augmented = transform(images, masks, weights, generator, **known)
+    return augmented if known else _checked(augmented, images, augment)
+
+
+def _checked(augmented: Any, images: Tensor, augment: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what a callable made of a batch, with images in their dtype."""
+    parts = augmented if isinstance(augmented, tuple | list) else [augmented]
+    is_tensor = [isinstance(part, Tensor) for part in parts]
+    if is_tensor not in ([True] * 3, [True, True, False]) or not (is_tensor[2] or parts[2] is None):
+        raise TypeError(
+            "augment must return Tensors (images, masks, weights), where weights may be None; got "
+            f"({', '.join(type(part).__name__ for part in parts)}) from {augment!r}. skunet.adapters has adapters for "
+            "transforms of other libraries."
+        )
+    changed, masks, weights = parts
+    expected = (len(masks), images.shape[1], *masks.shape[1:])
+    if changed.shape != expected or (weights is not None and weights.shape != masks.shape):
+        shapes = [None if part is None else tuple(part.shape) for part in parts]
+        raise ValueError(
+            f"augment must return images (B, {images.shape[1]}, *S), masks (B, *S) and weights (B, *S) or None; got "
+            f"{shapes} from {augment!r}."
+        )
+    return changed.to(images.dtype), masks, weights
 
 
 class Augment(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed

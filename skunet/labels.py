@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["LabelCodec", "LabelCounts", "count_labels", "learn_codec"]
 
@@ -126,11 +127,15 @@ def learn_codec(
     Raises
     ------
     ValueError
-        If a label is not listed in `classes`, if there are fewer than 2 or more than 256 classes, or if a
-        mask looks like its edges were blurred.
+        If a label is not listed in `classes`, if there are fewer than 2 or more than 256 classes, if all pixels are
+        `ignore_label`, or if a mask looks like its edges were blurred.
     """
     dtype = np.result_type(*{counts.dtype for counts in masks})
     masks = [mask.without(ignore_label) for mask in masks]
+    if not any(mask.counts.any() for mask in masks):
+        raise ValueError(
+            f"y must hold pixels with a label; all are ignore_label={ignore_label!r}. Label some, or drop ignore_label."
+        )
     found = np.unique(np.concatenate([counts.values.astype(dtype) for counts in masks]))
     expected = _expected(classes, dtype, found)
     codec = LabelCodec(expected if ignore_label is None else expected[expected != ignore_label], ignore_label)
@@ -255,13 +260,17 @@ class LabelCodec:
         return np.where(self.classes[positions] == mask, positions, -1)
 
     def encode_tensor(self, mask: Tensor) -> Tensor:
-        """Return class indices of a tensor of labels (or of class indices, where labels are no numbers)."""
-        indices = mask.to(torch.int64)
+        """Return class indices (int64, -1 = ignore or unknown) of a tensor of labels.
+
+        Where labels are no numbers, the tensor holds class indices already.
+        """
+        indices, n_classes = mask.to(torch.int64), len(self.classes)
         low, high = self._span()
-        if not self.has_numbers or (low == 0 and high == len(self.classes) - 1):
-            return indices
+        if not self.has_numbers or (low == 0 and high == n_classes - 1):
+            return torch.where((indices >= 0) & (indices < n_classes), indices, -1)
         if high - low < TABLE_SPAN:
-            return self._table(low, high).to(mask.device)[indices - low]
+            table = functional.pad(self._table(low, high), (1, 1), value=-1)  # what lies beyond is unknown
+            return table.to(mask.device)[(indices - low).clamp_(-1, high - low + 1) + 1]
         classes = torch.as_tensor(self.classes.astype(np.int64), device=mask.device)
         positions = torch.searchsorted(classes, indices).clamp_(max=len(self.classes) - 1)
         return torch.where(classes[positions] == indices, positions, -1)

@@ -86,6 +86,8 @@ class PatchBatches(Dataset[Any]):
             self.augment, patches, masks, pixel_weights, generator, flip_axes=self.flip_axes
         )
         weights = image_weights if pixel_weights is None else pixel_weights
+        if image_weights is not None and pixel_weights is not None:  # those of pixels that the augmentation made up
+            weights = pixel_weights * image_weights.reshape(-1, *[1] * (pixel_weights.ndim - 1))
         inputs = {"patches": patches} | ({} if weights is None else {"sample_weight": weights})
         return inputs, masks
 

@@ -81,7 +81,7 @@ def _named_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def _read(path: Path) -> Pretrained:
     if path.is_dir():
         raise ValueError(
-            f"pretrained must be a file; got the folder {path}. Name one inside, as the best.safetensors of a Checkpoint."
+            f"pretrained must be a file; got the folder {path}. Name one inside, as best.safetensors of a Checkpoint."
         )
     with open(path, "rb") as file:
         is_safetensors = file.read(10)[8:] == b'{"'

@@ -71,8 +71,9 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         elif "valid_batch_count" in net.history[-1] and not self.has_warned_:
             self.has_warned_ = True
             warnings.warn(
-                f"EarlyStopping.monitor must name a record of the history; got {self.monitor!r}, which no callback "
-                f"makes, so that training is not stopped. There are {', '.join(sorted(set(net.history[-1])))}.",
+                f"EarlyStopping.monitor must name a record of the history; got {self.monitor!r}, so that training "
+                "is not stopped. Either no callback makes it, or no pixel of the validation images has a label: hold "
+                f"out others, e.g. by groups. There are {', '.join(sorted(set(net.history[-1])))}.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -303,8 +303,10 @@ def _check_weights(sample_weight: Any, n_images: int) -> Any:
     """Return weights as float32: an array (N,), or a list of arrays (*S)."""
     if sample_weight is None:
         return None
-    if not hasattr(sample_weight, "__len__") or len(sample_weight) != n_images:
-        raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {np.size(sample_weight)}.")
+    n_entries = len(sample_weight) if hasattr(sample_weight, "__len__") else None
+    if n_entries != n_images:
+        got = sample_weight if n_entries is None else n_entries
+        raise ValueError(f"sample_weight must hold one entry per image, {n_images}; got {got}.")
     weights: Any
     if np.ndim(next(iter(sample_weight))) == 0:
         weights = np.asarray(sample_weight, dtype=np.float32)

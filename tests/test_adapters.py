@@ -72,8 +72,42 @@ def test_the_generator_decides(make):
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
-    assert first[2] is None
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("make", ADAPTERS)
+@pytest.mark.parametrize("weight", [None, 3.0])
+def test_pixels_that_are_made_up_count_nowhere(make, weight):
+    images, masks, _ = make_batch(2)
+    weights = None if weight is None else torch.full(masks.shape, weight)
+    _, labels, kept = make(2)(images, masks + 5, weights, np.random.default_rng(0))
+    is_made_up = labels == 0
+    assert 0.05 < is_made_up.float().mean() < 0.5
+    assert kept[is_made_up].max() == 0
+    assert kept[~is_made_up].min() == (weight or 1)
+
+
+def test_where_nothing_is_made_up_there_are_no_weights():
+    library = pytest.importorskip("albumentations", reason="needs albumentations")
+    images, masks, _ = make_batch(2)
+    adapter = Albumentations(library.Compose([library.D4(p=1)]))
+    assert adapter(images, masks, None, np.random.default_rng(0))[2] is None
+
+
+def test_a_fill_for_labels_gives_no_weight_of_its_size():
+    library = pytest.importorskip("albumentations", reason="needs albumentations")
+    images, masks, _ = make_batch(2)
+    adapter = Albumentations(library.Compose([library.Rotate((45, 45), fill_mask=200, p=1)]))
+    _, labels, kept = adapter(images, masks, None, np.random.default_rng(0))
+    assert labels[:, 0, 0].tolist() == [200] * 3
+    assert kept is None  # each pixel has a label, and counts once
+
+
+def test_pixels_that_are_not_finite_raise():
+    library = pytest.importorskip("torchio", reason="needs torchio")
+    adapter = TorchIO(library.Lambda(lambda part: part / 0, types_to_apply=[library.INTENSITY]))
+    with pytest.raises(ValueError, match="augment must return finite pixels; got NaN or infinity from"):
+        adapter(*make_batch(2), np.random.default_rng(0))
 
 
 def test_a_change_of_size_raises():

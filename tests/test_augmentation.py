@@ -47,6 +47,35 @@ def test_what_the_user_names_is_applied():
     assert torch.allclose(brighter - images, torch.tensor(np.random.default_rng(0).random()).float())
 
 
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (lambda images, masks: (images, masks), TypeError, r"got \(Tensor, Tensor\) from"),
+        (lambda images, masks: None, TypeError, r"got \(NoneType\) from"),
+        (lambda images, masks: (images.numpy(), masks, None), TypeError, r"got \(ndarray, Tensor, NoneType\) from"),
+        (
+            lambda images, masks: (images[..., :2], masks, None),
+            ValueError,
+            r"images \(B, 1, \*S\), masks .* got \[\(2, 1",
+        ),
+        (lambda images, masks: (images.repeat(1, 2, 1, 1), masks, None), ValueError, r"got \[\(2, 2, 4, 4\), \(2, 4"),
+        (lambda images, masks: (images, masks, masks[:, 1:]), ValueError, r"\(2, 3, 4\)\] from"),
+    ],
+)
+def test_what_a_function_of_the_user_returns_is_checked(returned, error, message):
+    def augment(images, masks, weights, generator):
+        return returned(images, masks)
+
+    with pytest.raises(error, match=message):
+        augment_batch(augment, torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4), None, np.random.default_rng(0))
+
+
+def test_a_function_of_the_user_may_compute_in_double_precision():
+    images, masks = torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4)
+    doubled = augment_batch(lambda *batch: (batch[0].double(), *batch[1:3]), images, masks, None, None)[0]
+    assert doubled.dtype == torch.float32
+
+
 # ---- Augment
 
 PARTS = {

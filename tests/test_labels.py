@@ -42,8 +42,26 @@ def test_encoding_a_tensor_equals_encoding_an_array(classes, with_ignore):
     np.testing.assert_array_equal(codec.encode_tensor(codec.to_tensor(mask)).numpy(), codec.encode(mask))
 
 
-def test_an_unknown_label_is_no_class():
-    assert LabelCodec(np.array([0, 2])).encode(np.array([0, 1, 2, 9])).tolist() == [0, -1, 1, -1]
+@pytest.mark.parametrize("classes", [[0, 1], [0, 2], [1, 2], [1, 2, 3], [-1, 3], [5, 250], [0, 10**6], [-(10**6), 1]])
+@pytest.mark.parametrize("ignore_label", [None, 4])
+def test_an_unknown_label_is_no_class(classes, ignore_label):
+    codec = LabelCodec(np.array(classes), ignore_label)
+    mask = np.array([*classes, -(10**7), -3, -2, -1, 0, 1, 2, 3, 4, 5, 9, 255, 256, 10**7])
+    expected = [classes.index(label) if label in classes else -1 for label in mask]
+    assert codec.encode(mask).tolist() == expected
+    assert codec.encode_tensor(torch.as_tensor(mask)).tolist() == expected
+
+
+def test_an_unknown_index_of_a_text_is_no_class():
+    codec = LabelCodec(np.array(["cell", "gap"]))
+    assert codec.encode_tensor(torch.tensor([0, 1, 2, -1, -2])).tolist() == [0, 1, -1, -1, -1]
+
+
+def test_masks_without_any_label_raise():
+    masks = [count_labels(np.zeros((4, 4), np.uint8), f"mask {index}") for index in range(2)]
+    for classes in (None, [1, 2]):
+        with pytest.raises(ValueError, match="y must hold pixels with a label; all are ignore_label=0"):
+            learn_codec(masks, classes=classes, ignore_label=0)
 
 
 @given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.int64, np.uint16, np.bool_]), (5, 6)))

@@ -52,6 +52,16 @@ def test_every_window_of_an_image_is_drawn():
     assert starts == {(row, column) for row in range(3) for column in range(2)}
 
 
+def test_weights_that_an_augmentation_returns_are_times_those_of_the_images():
+    def blind(images, masks, weights, generator):
+        return images, masks, (torch.arange(4) > 0).expand(masks.shape).float()
+
+    _, batches = make_batches(weights=[2, 3], augment=blind)
+    inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))
+    assert inputs["sample_weight"].shape == (2, 4, 4)
+    assert inputs["sample_weight"][:, 0].tolist() == [[0, 3, 3, 3], [0, 2, 2, 2]]
+
+
 def test_image_and_pixel_weights_travel_with_their_patches():
     data, batches = make_batches(weights=[2, 3])
     inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))

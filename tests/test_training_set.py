@@ -150,6 +150,7 @@ def test_images_without_weight_are_dropped_and_unit_weights_forgotten():
 
 def test_bad_weights_and_groups_raise():
     raises("one entry per image, 4; got 3", X, y, sample_weight=[1, 1, 1])
+    raises("one entry per image, 4; got 8", X, y, sample_weight=np.ones((8, *np.shape(y)[1:])))
     raises("at least 0; got NaN, infinity or a negative", X, y, sample_weight=[1, -1, 1, 1])
     raises("must not be zero for all images", X, y, sample_weight=np.zeros(4))
     raises(r"size of the mask \(6, 8\); got \(6, 7\) for image 0", X, y, sample_weight=np.ones((4, 6, 7)))
