@@ -63,8 +63,8 @@ def augment_batch(
 def _checked(augmented: Any, images: Tensor, augment: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return what a callable made of a batch, with images in their dtype."""
     parts = augmented if isinstance(augmented, tuple | list) else [augmented]
-    is_tensor = [isinstance(part, Tensor) for part in parts]
-    if is_tensor not in ([True] * 3, [True, True, False]) or not (is_tensor[2] or parts[2] is None):
+    kinds = (Tensor, Tensor, Tensor | None)
+    if len(parts) != 3 or not all(map(isinstance, parts, kinds)):
         raise TypeError(
             "augment must return Tensors (images, masks, weights), where weights may be None; got "
             f"({', '.join(type(part).__name__ for part in parts)}) from {augment!r}. skunet.adapters has adapters for "

@@ -132,11 +132,11 @@ def learn_codec(
     """
     dtype = np.result_type(*{counts.dtype for counts in masks})
     masks = [mask.without(ignore_label) for mask in masks]
-    if not any(mask.counts.any() for mask in masks):
+    found = np.unique(np.concatenate([counts.values.astype(dtype) for counts in masks]))
+    if not len(found):
         raise ValueError(
             f"y must hold pixels with a label; all are ignore_label={ignore_label!r}. Label some, or drop ignore_label."
         )
-    found = np.unique(np.concatenate([counts.values.astype(dtype) for counts in masks]))
     expected = _expected(classes, dtype, found)
     codec = LabelCodec(expected if ignore_label is None else expected[expected != ignore_label], ignore_label)
     for index, mask in enumerate(masks):
@@ -272,7 +272,7 @@ class LabelCodec:
             table = functional.pad(self._table(low, high), (1, 1), value=-1)  # what lies beyond is unknown
             return table.to(mask.device)[(indices - low).clamp_(-1, high - low + 1) + 1]
         classes = torch.as_tensor(self.classes.astype(np.int64), device=mask.device)
-        positions = torch.searchsorted(classes, indices).clamp_(max=len(self.classes) - 1)
+        positions = torch.searchsorted(classes, indices).clamp_(max=n_classes - 1)
         return torch.where(classes[positions] == indices, positions, -1)
 
     def _span(self) -> tuple[int, int]:
