@@ -52,9 +52,13 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
         Raises
         ------
         ValueError
-            If the transform changes the size or the number of channels, or makes pixels that are not finite; if labels
+            If there is no transform of that library, or a class of one. If the transform changes the size or the number of channels, or makes pixels that are not finite; if labels
             are beyond what float32 holds.
         """
+        if isinstance(self.transform, type) or not self._is_transform():
+            raise ValueError(
+                f"{type(self).__name__} must be given a transform of that library, built; got {self.transform!r}."
+            )
         largest = masks.double().abs().max()
         if largest > MOST:
             raise ValueError(f"{type(self).__name__} takes labels up to {MOST}; got {largest:.0f}. Renumber them.")
@@ -82,6 +86,9 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
         is_none = weights is None and bool((kept == 1).all())
         return pixels.to(images.dtype), labels.round().to(masks.dtype), None if is_none else kept
 
+    def _is_transform(self) -> bool:
+        return callable(self.transform)
+
     def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
         """Return an image (C, *S) and maps (*S) of it, transformed alike."""
         raise NotImplementedError
@@ -100,6 +107,9 @@ class Albumentations(_SampleBySample):
     >>> import albumentations as A  # doctest: +SKIP
     >>> UNetSegmenter(augment=Albumentations(A.Compose([A.ElasticTransform(p=0.5), A.D4()])))  # doctest: +SKIP
     """
+
+    def _is_transform(self) -> bool:
+        return super()._is_transform() and hasattr(self.transform, "set_random_seed")
 
     def _apply(self, image: Tensor, maps: Sequence[Tensor], seed: int) -> tuple[Tensor, list[Tensor]]:
         if image.ndim != 3:

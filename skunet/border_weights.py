@@ -69,6 +69,7 @@ def border_weight_map(
 
     def weigh(one: Any) -> np.ndarray:
         mask = open_container(one, "y")[0]
+        check_spacing(spacing, mask.ndim)
         labels, numbers = np.unique(mask, return_inverse=True)
         numbers = numbers.reshape(mask.shape)
         if not is_instances:

@@ -51,6 +51,7 @@ class BoundaryLoss(WeightedLoss):
 
     def loss_of(self, terms: Terms) -> Tensor:
         """Return the loss of its terms."""
+        check_spacing(self.spacing, terms.target.ndim - 1)
         known = torch.where(terms.weight > 0, terms.target, -1).cpu().numpy()
         probabilities = terms.log_probabilities.exp()
         total = torch.zeros_like(terms.surprise)

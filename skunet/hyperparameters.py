@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 __all__ = ["check_hyperparameters", "check_keywords", "check_spacing"]
 
 Check = Callable[[Any], bool]
+
+# Losses whose target is a map like the prediction, which masks of labels are not.
+OF_MAPS = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.HuberLoss, nn.KLDivLoss, nn.L1Loss, nn.MSELoss, nn.SmoothL1Loss)
 
 
 def check_hyperparameters(parameters: Mapping[str, Any]) -> None:
@@ -56,10 +60,12 @@ def check_keywords(estimator: type, keywords: Iterable[str]) -> None:
         raise TypeError(f"{estimator.__name__} got unexpected keyword arguments: {texts}.")
 
 
-def check_spacing(spacing: float | Sequence[float] | None) -> None:
-    """Raise ValueError unless these are distances between pixels, or None."""
+def check_spacing(spacing: float | Sequence[float] | None, ndim: int | None = None) -> None:
+    """Raise ValueError unless these are distances between pixels, one or as many as axes where `ndim` says, or None."""
     if spacing is not None and not (np.isfinite(spacing).all() and np.all(np.asarray(spacing) > 0)):
         raise ValueError(f"spacing must be above 0; got {spacing!r}.")
+    if ndim is not None and np.shape(spacing) not in ((), (ndim,)):
+        raise ValueError(f"spacing must be one number, or one per axis, {ndim} here; got {spacing!r}.")
 
 
 def _suggestion(name: str) -> str:
@@ -80,6 +86,11 @@ def _is_size(value: Any) -> bool:
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
         return len(value) in (2, 3) and all(_is_whole(side, 1) for side in value)
     return _is_whole(value, 1)
+
+
+def _is_criterion(value: Any) -> bool:
+    kind = value if isinstance(value, type) else type(value)
+    return callable(value) and not issubclass(kind, OF_MAPS)
 
 
 def _is_scaling(value: Any) -> bool:
@@ -165,7 +176,10 @@ RULES: dict[str, tuple[Check, str]] = {
     "depth": (lambda value: _is_whole(value, 0, 6), "a whole number from 0 to 6"),
     "filters": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
     "module": (callable, "a class or function that makes a torch.nn.Module, or an instance of one"),
-    "criterion": (callable, "a class of losses such as torch.nn.CrossEntropyLoss, or an instance of one"),
+    "criterion": (
+        _is_criterion,
+        "a class of losses of logits and class indices, such as torch.nn.CrossEntropyLoss, or an instance of one",
+    ),
     "optimizer": (callable, "a class of optimizers such as torch.optim.Adam"),
     "callbacks": (
         _is_callbacks,

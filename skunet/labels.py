@@ -128,9 +128,14 @@ def learn_codec(
     ------
     ValueError
         If a label is not listed in `classes`, if there are fewer than 2 or more than 256 classes, if all pixels are
-        `ignore_label`, or if a mask looks like its edges were blurred.
+        `ignore_label`, if that is text among numbers or a number among texts, or if a mask looks like its edges were
+        blurred.
     """
     dtype = np.result_type(*{counts.dtype for counts in masks})
+    if ignore_label is not None and isinstance(ignore_label, str) != (dtype.kind in "US"):
+        raise ValueError(
+            f"ignore_label must be written as the labels of y are, which hold {dtype}; got {ignore_label!r}."
+        )
     masks = [mask.without(ignore_label) for mask in masks]
     found = np.unique(np.concatenate([counts.values.astype(dtype) for counts in masks]))
     if not len(found):

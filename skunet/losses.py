@@ -16,7 +16,8 @@ All take `class_weight`, one non-negative number per class, and `label_smoothing
 is spread evenly over all classes (Szegedy et al., 2016).
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,9 +139,10 @@ class SumLoss(nn.Module):
     Parameters
     ----------
     losses : sequence of type or Module
-        Classes are built with `class_weight` and `label_smoothing`, instances taken as they are.
+        Of these losses, or of your own that are called alike. Classes are built with `class_weight` and
+        `label_smoothing`, instances taken as they are.
     weights : sequence of float, optional
-        Of the losses, at least 0; ones by default.
+        Of the losses, at least 0, and one above it; ones by default.
     class_weight, label_smoothing
         As in `CrossEntropyLoss`.
 
@@ -155,12 +157,18 @@ class SumLoss(nn.Module):
 
     def __init__(
         self,
-        losses: Sequence[Any],
+        losses: Sequence[Any] = (),
         weights: Sequence[float] | None = None,
         class_weight: ClassWeight | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if not isinstance(losses, Iterable) or not (losses := list(losses)) or not all(map(_is_loss, losses)):
+            raise ValueError(
+                "losses must list classes or instances of skunet.losses, or of losses with class_weight and "
+                f"label_smoothing that are called with sample_weight; got {losses!r}. "
+                "In a segmenter they are criterion__losses=[...]."
+            )
         arguments = {"class_weight": class_weight, "label_smoothing": label_smoothing}
         for name, value in arguments.items():
             deaf = [loss for loss in losses if not isinstance(loss, type) and not _has(loss, name)]
@@ -168,10 +176,12 @@ class SumLoss(nn.Module):
                 raise ValueError(f"{name} does not reach {deaf[0]}. Give the instance its own, or name the class.")
         self.losses = nn.ModuleList(loss(**arguments) if isinstance(loss, type) else loss for loss in losses)
         self.weights = [1.0] * len(self.losses) if weights is None else [float(weight) for weight in weights]
-        if not self.losses or len(self.weights) != len(self.losses):
+        if len(self.weights) != len(self.losses):
             raise ValueError(f"weights must be one number per loss; got {len(self.weights)} for {len(self.losses)}.")
         for weight in self.weights:
             check_number("weights", weight, "finite and not negative", weight >= 0)
+        if not any(self.weights):
+            raise ValueError(f"weights must not all be 0; got {self.weights}.")
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss; see the module for the arguments."""
@@ -179,6 +189,13 @@ class SumLoss(nn.Module):
             weight * loss(logits, target, sample_weight) for weight, loss in zip(self.weights, self.losses, strict=True)
         ]
         return torch.stack(parts).sum()
+
+
+def _is_loss(value: Any) -> bool:
+    """Return whether this is a class that takes what all losses here do, or a loss that weighs pixels."""
+    if isinstance(value, type):
+        return {"class_weight", "label_smoothing"} <= set(inspect.signature(value).parameters)
+    return isinstance(value, nn.Module) and "sample_weight" in inspect.signature(value.forward).parameters
 
 
 def _has(loss: Any, name: str) -> bool:

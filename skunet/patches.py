@@ -148,8 +148,17 @@ def choose_patch_size(
     tuple of int
         No larger than the largest image, except that the lowest resolution keeps at least two pixels:
         batch normalization cannot train on one.
+
+    Raises
+    ------
+    ValueError
+        If there is a number per axis of images with more or fewer axes.
     """
     spatial_ndim = sizes.shape[1]
+    if np.ndim(patch_size or 0) and np.size(patch_size) != spatial_ndim:
+        raise ValueError(
+            f"patch_size must be a number of pixels, or one per axis, {spatial_ndim} here; got {patch_size!r}."
+        )
     largest = sizes.max(axis=0)
     if patch_size is not None:
         patch = np.minimum(np.broadcast_to(np.asarray(patch_size), spatial_ndim), largest)

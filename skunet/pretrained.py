@@ -4,7 +4,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ __all__ = ["Pretrained", "open_pretrained", "take_over"]
 
 # Layers of `UNet` with a map per class; of other modules it is the last layer.
 HEADS = ("head", "coarse_heads")
+# What others call the weights in a file that holds more than these.
+NESTED = ("state_dict", "model_state_dict", "model")
+
+SAME_NETWORK = "Build the network with the same parameters, or pass other weights."
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ def open_pretrained(source: Any) -> Pretrained:
     Parameters
     ----------
     source : path, fitted segmenter or mapping of str to Tensor
-        A path is that of `UNetSegmenter.save`, or of a state dict in safetensors format or written by `torch.save`.
-        Nothing in a file is executed.
+        A path is that of `UNetSegmenter.save`, or of a state dict in safetensors format or written by `torch.save`,
+        alone or as "state_dict", "model_state_dict" or "model". Nothing in a file is executed.
 
     Raises
     ------
@@ -70,6 +74,8 @@ def open_pretrained(source: Any) -> Pretrained:
 
 
 def _named_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        state = next((state[name] for name in NESTED if isinstance(state.get(name), Mapping)), state)
     # Compiled modules put a prefix before each name; what is no tensor is no weight.
     return {
         str(name).removeprefix("_orig_mod."): value.detach()
@@ -130,8 +136,14 @@ def take_over(
     ------
     ValueError
         If no layer fits; says what differs.
+
+    Warns
+    -----
+    UserWarning
+        If less than half of the network's weights are taken over or adapted; says what differs.
     """
     own = _named_tensors(uncompiled(module).state_dict())
+    pretrained = replace(pretrained, weights=_without_wrappers(pretrained.weights, own))
     fitting = _Fitting(own, pretrained, list(classes))
     taken: dict[str, Tensor] = {}
     for layer, names in fitting.layers.items():
@@ -139,7 +151,10 @@ def take_over(
         if all(name in fitted or own[name].ndim == 0 for name in names):  # counters of steps do not matter
             taken |= fitted
     if not any(tensor.ndim > 1 for tensor in taken.values()):
-        raise ValueError(_differences(own, pretrained, built_with))
+        raise ValueError(
+            f"pretrained must hold weights that fit the network; none of {len(pretrained.weights)} does: "
+            f"{_differences(own, pretrained, built_with)}. {SAME_NETWORK}"
+        )
     with torch.no_grad():
         for name, tensor in taken.items():
             own[name].copy_(tensor)
@@ -148,7 +163,25 @@ def take_over(
     new = [name for name in weights if name not in taken]
     n_adapted = len(weights) - len(as_they_are) - len(new)
     text = f"Pretrained weights: {len(as_they_are)} of {len(weights)} taken over, {n_adapted} adapted, {len(new)} new"
-    return f"{text} ({', '.join(new[:3])}{', ...' if len(new) > 3 else ''})." if new else f"{text}."
+    text = f"{text} ({', '.join(new[:3])}{', ...' if len(new) > 3 else ''})." if new else f"{text}."
+    if len(new) > len(weights) / 2:
+        warnings.warn(
+            f"{text} New ones are random. What differs: {_differences(own, pretrained, built_with)}. {SAME_NETWORK}",
+            UserWarning,
+            stacklevel=5,
+        )
+    return text
+
+
+def _without_wrappers(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by known names: what wrappers put before all of them, as "module.", is left out."""
+    names = list(weights)
+    while names and not own.keys() & set(names):
+        wrapper = names[0].partition(".")[0] + "."
+        if not all(name.startswith(wrapper) for name in names):
+            return weights
+        names = [name.removeprefix(wrapper) for name in names]
+    return dict(zip(names, weights.values(), strict=True))
 
 
 class _Fitting:
@@ -207,9 +240,8 @@ def _differences(own: Mapping[str, Tensor], pretrained: Pretrained, built_with: 
     common = next((name for name in own if name in theirs and own[name].shape != theirs[name].shape), None)
     if common is not None:
         texts.append(f"{common} is {tuple(theirs[common].shape)} there and {tuple(own[common].shape)} here")
+    elif not texts and own.keys() & theirs.keys():
+        texts.append("the others are not there")
     elif not texts:
         texts.append(f"weights are named {next(iter(theirs), '')!r}, ... there and {next(iter(own), '')!r}, ... here")
-    return (
-        f"pretrained must hold weights that fit the network; none of {len(theirs)} does: {'; '.join(texts)}. Build the "
-        "network with the same parameters, or pass other weights."
-    )
+    return "; ".join(texts)

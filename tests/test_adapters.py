@@ -110,6 +110,12 @@ def test_pixels_that_are_not_finite_raise():
         adapter(*make_batch(2), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("adapter", [Albumentations(None), Albumentations(print), Torchvision(torch.nn.Identity)])
+def test_what_is_no_transform_is_told(adapter):
+    with pytest.raises(ValueError, match=f"{type(adapter).__name__} must be given a transform of that library, built"):
+        adapter(*make_batch(2), np.random.default_rng(0))
+
+
 def test_a_change_of_size_raises():
     library = pytest.importorskip("albumentations", reason="needs albumentations")
     adapter = Albumentations(library.Compose([library.RandomCrop(8, 8)]))
@@ -120,7 +126,7 @@ def test_a_change_of_size_raises():
 def test_labels_that_float32_cannot_hold_raise():
     images, masks, _ = make_batch(2, torch.int64)
     with pytest.raises(ValueError, match="labels up to 16777216"):
-        TorchIO(None)(images, masks + 2**24, None, np.random.default_rng(0))
+        TorchIO(print)(images, masks + 2**24, None, np.random.default_rng(0))
 
 
 def test_a_segmenter_trains_with_it():
@@ -152,6 +158,7 @@ def test_boolean_masks_stay_boolean():
 
 
 def test_volumes_are_not_for_albumentations():
+    library = pytest.importorskip("albumentations", reason="needs albumentations")
     images, masks, _ = make_batch(3)
     with pytest.raises(ValueError, match="for 2-D images"):
-        Albumentations(None)(images, masks, None, np.random.default_rng(0))
+        Albumentations(library.Compose([]))(images, masks, None, np.random.default_rng(0))

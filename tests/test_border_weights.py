@@ -54,7 +54,9 @@ def test_a_segmenter_is_trained_with_them():
     assert segmenter.history[-1, "train_loss"] != plain.history[-1, "train_loss"]
 
 
-@pytest.mark.parametrize("bad", [{"w0": -1}, {"sigma": 0}, {"spacing": (1, 0)}, {"sigma": np.nan}])
+@pytest.mark.parametrize(
+    "bad", [{"w0": -1}, {"sigma": 0}, {"spacing": (1, 0)}, {"spacing": (3, 1, 1)}, {"sigma": np.nan}]
+)
 def test_what_is_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         border_weight_map(np.zeros((1, 4, 4)), **bad)

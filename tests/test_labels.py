@@ -57,6 +57,12 @@ def test_an_unknown_index_of_a_text_is_no_class():
     assert codec.encode_tensor(torch.tensor([0, 1, 2, -1, -2])).tolist() == [0, 1, -1, -1, -1]
 
 
+@pytest.mark.parametrize(("mask", "label"), [([0, 1, 255], "255"), (["cell", "gap"], 255)])
+def test_an_ignore_label_of_another_kind_raises(mask, label):
+    with pytest.raises(ValueError, match=f"ignore_label must be written as the labels of y are, .* got {label!r}"):
+        learn_codec([count_labels(np.array(mask), "mask 0")], classes=None, ignore_label=label)
+
+
 def test_masks_without_any_label_raise():
     masks = [count_labels(np.zeros((4, 4), np.uint8), f"mask {index}") for index in range(2)]
     for classes in (None, [1, 2]):

@@ -247,7 +247,7 @@ def test_class_weight_is_a_buffer(loss_class, kind):
 
 @every_loss
 def test_bad_class_weight_raises(loss_class):
-    for bad in ([1.0, -1.0], [1.0, float("nan")], [[1.0]]):
+    for bad in ([1.0, -1.0], [1.0, float("nan")], [[1.0]], [0.0, 0.0]):
         with pytest.raises(ValueError, match="class_weight must be one non-negative number per class"):
             loss_class(bad)
     logits, target = make_batch(n_classes=4)
@@ -360,6 +360,11 @@ def test_lovasz_is_the_iou_of_labels_that_are_sure():
     assert LovaszLoss()(logits, target).item() == pytest.approx(1 - np.mean(scores), abs=1e-6)
 
 
+def test_a_distance_per_axis_that_is_not_there_raises():
+    with pytest.raises(ValueError, match=r"spacing must be one number, or one per axis, 2 here; got \(3, 1, 1\)"):
+        BoundaryLoss(spacing=(3, 1, 1))(*make_batch())
+
+
 def test_boundary_loss_weighs_errors_by_distance():
     target = torch.zeros(1, 1, 9, dtype=torch.long)
     target[..., :3] = 1
@@ -386,12 +391,23 @@ def test_sums_of_losses():
         0.5 * DiceLoss(weights, smooth=0.0)(logits, target, weight),
     ]
     torch.testing.assert_close(loss(logits, target, weight), sum(parts))
-    for losses, weights in ([], None), ([DiceLoss], [1, 2]), ([DiceLoss], [-1]):
-        with pytest.raises(ValueError, match="weights must be"):
-            SumLoss(losses, weights)
+    for weights in [1, 2], [-1], [0]:
+        with pytest.raises(ValueError, match="weights must"):
+            SumLoss([DiceLoss], weights)
     for arguments in {"class_weight": [1.0, 2.0]}, {"label_smoothing": 0.1}:
         with pytest.raises(ValueError, match=r"does not reach DiceLoss\(\)"):
             SumLoss([CrossEntropyLoss, DiceLoss()], **arguments)
+
+
+@pytest.mark.parametrize("losses", [[], "dice", DiceLoss, ["dice"], [DiceLoss, nn.CrossEntropyLoss], [nn.MSELoss()]])
+def test_a_sum_of_other_things_raises(losses):
+    with pytest.raises(ValueError, match="losses must list classes or instances of skunet.losses"):
+        SumLoss(losses)
+
+
+def test_a_sum_of_no_losses_is_told_before_training(cells):
+    with pytest.raises(ValueError, match=r"losses must list .* criterion__losses=\[...\]"):
+        make_segmenter(criterion=SumLoss).fit(*cells)
 
 
 def test_a_sum_of_instances_is_saved_without_them(cells, tmp_path):

@@ -164,6 +164,22 @@ def test_what_fits_nowhere_is_told(cells, source, tmp_path, parameters, message)
             started(cells, pretrained=given, **parameters)
 
 
+def test_little_that_fits_is_told(cells, source):
+    given = {name: value for name, value in weights_of(source).items() if name.startswith("encoder.0.")}
+    with pytest.warns(UserWarning, match=r"Pretrained weights: 6 of .* What differs: the others are not there"):
+        started(cells, pretrained=given)
+
+
+@pytest.mark.parametrize("nested", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["", "module.", "module._orig_mod.model."])
+def test_weights_in_checkpoints_of_others_are_found(cells, source, tmp_path, nested, wrapper):
+    weights = {wrapper + name: value for name, value in weights_of(source).items()}
+    checkpoint = {"epoch": 3, nested: weights, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    for given in (checkpoint, tmp_path / "checkpoint.pt"):
+        assert_same(weights_of(started(cells, pretrained=given)), weights_of(source))
+
+
 def test_planes_fit_no_volumes(volumes, source):
     with pytest.raises(ValueError, match="spatial_ndim=2 there and 3 here"):
         started(volumes, pretrained=source)

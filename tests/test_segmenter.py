@@ -443,6 +443,9 @@ def test_half_precision_learns_nearly_the_same(cells, precision):
         ({"optimizer": "adam"}, "optimizer must be a class of optimizers such as torch.optim.Adam; got 'adam'"),
         ({"module": "unet"}, "module must be"),
         ({"criterion": "dice"}, "criterion must be"),
+        ({"criterion": torch.nn.BCEWithLogitsLoss}, "criterion must be a class of losses of logits and class indices"),
+        ({"criterion": torch.nn.MSELoss()}, "criterion must be"),
+        ({"patch_size": (16, 16, 16)}, "patch_size must be a number of pixels, or one per axis, 2 here"),
         ({"callbacks": print}, "callbacks must be"),
     ],
 )
