@@ -52,8 +52,8 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
         Raises
         ------
         ValueError
-            If there is no transform of that library, or a class of one. If the transform changes the size or the number of channels, or makes pixels that are not finite; if labels
-            are beyond what float32 holds.
+            If there is no transform of that library, or a class of one; if it changes the size or the number of
+            channels, or makes pixels that are not finite; if labels are beyond what float32 holds.
         """
         if isinstance(self.transform, type) or not self._is_transform():
             raise ValueError(

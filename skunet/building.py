@@ -17,6 +17,7 @@ from skunet.inference import channels_last
 from skunet.labels import warn_of_rare_classes
 from skunet.pretrained import open_pretrained, take_over
 from skunet.randomness import CRITERION, WEIGHTS, draw_seed, seeded_torch
+from skunet.scaling import choose_scaling
 from skunet.training_set import TrainingSet
 
 __all__ = ["NetworkBuilding"]
@@ -280,7 +281,7 @@ class NetworkBuilding(ImageBatching):
         elif self.class_weight != self.criterion_class_weight_:
             self._initialize_criterion("Building the criterion anew, since class_weight or the classes changed.")
         if not hasattr(self, "scaling_constants_"):
-            self.fitted_scaling_ = self.scaling
+            self.fitted_scaling_ = choose_scaling(self.scaling, self.n_channels_in_)
         self._place_network()
         if self.pretrained is not None and not self.is_trained_:
             pretrained, built_with = open_pretrained(self.pretrained), self.get_params_for("module")

@@ -75,7 +75,7 @@ def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCo
     Raises
     ------
     ValueError
-        If the dict names a label that is no class.
+        If the dict names a label that is no class, or all weights are 0.
     """
     if class_weight is None:
         return None
@@ -86,7 +86,10 @@ def class_weights(class_weight: str | Mapping[Any, float] | None, codec: LabelCo
     unknown = [label for label in class_weight if label not in labels]
     if unknown:
         raise ValueError(f"class_weight must name labels of y, {labels}; got {unknown}.")
-    return [float(class_weight.get(label, 1.0)) for label in labels]
+    weights = [float(class_weight.get(label, 1.0)) for label in labels]
+    if not any(weights):
+        raise ValueError(f"class_weight must be above 0 for some label of y, {labels}; got {class_weight}.")
+    return weights
 
 
 def criterion_arguments(criterion: Any, weights: list[float] | None) -> dict[str, Any]:

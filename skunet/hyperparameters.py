@@ -64,7 +64,7 @@ def check_spacing(spacing: float | Sequence[float] | None, ndim: int | None = No
     """Raise ValueError unless these are distances between pixels, one or as many as axes where `ndim` says, or None."""
     if spacing is not None and not (np.isfinite(spacing).all() and np.all(np.asarray(spacing) > 0)):
         raise ValueError(f"spacing must be above 0; got {spacing!r}.")
-    if ndim is not None and np.shape(spacing) not in ((), (ndim,)):
+    if ndim is not None and np.asarray(spacing).shape not in ((), (ndim,)):
         raise ValueError(f"spacing must be one number, or one per axis, {ndim} here; got {spacing!r}.")
 
 
@@ -95,7 +95,7 @@ def _is_criterion(value: Any) -> bool:
 
 def _is_scaling(value: Any) -> bool:
     if value is None or isinstance(value, str):
-        return value in (None, "dataset", "image", "minmax")
+        return value in (None, "auto", "dataset", "image", "minmax")
     try:
         mean, std = (np.asarray(part, dtype=float) for part in value)
     except (TypeError, ValueError):
@@ -186,7 +186,7 @@ RULES: dict[str, tuple[Check, str]] = {
         'None, "disable", or a list of callbacks such as skunet.callbacks.TimeLimit(60), or of pairs (name, callback)',
     ),
     "classes": (_is_classes, "None or a list of at least 2 distinct labels"),
-    "scaling": (_is_scaling, '"dataset", "image", "minmax", a pair (mean, std) with std > 0, or None'),
+    "scaling": (_is_scaling, '"auto", "dataset", "image", "minmax", a pair (mean, std) with std > 0, or None'),
     "patch_size": (
         lambda value: value is None or _is_size(value),
         "None, a number of pixels of at least 1, or one such number per axis",

@@ -103,10 +103,8 @@ def _to_weights(class_weight: ClassWeight) -> Tensor:
     # A tensor keeps its precision; of anything else float64 would be mere habit, and not every device has it.
     is_float = isinstance(class_weight, Tensor) and class_weight.is_floating_point()
     weights = torch.as_tensor(class_weight, dtype=None if is_float else torch.float32).detach().clone()
-    if weights.ndim != 1 or not (torch.isfinite(weights) & (weights >= 0)).all() or not (weights > 0).any():
-        raise ValueError(
-            f"class_weight must be one non-negative number per class, and not all of them 0; got {class_weight!r}."
-        )
+    if weights.ndim != 1 or not (torch.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"class_weight must be one non-negative number per class; got {class_weight!r}.")
     return weights
 
 

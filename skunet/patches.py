@@ -155,7 +155,7 @@ def choose_patch_size(
         If there is a number per axis of images with more or fewer axes.
     """
     spatial_ndim = sizes.shape[1]
-    if np.ndim(patch_size or 0) and np.size(patch_size) != spatial_ndim:
+    if patch_size is not None and np.shape(patch_size) not in ((), (spatial_ndim,)):
         raise ValueError(
             f"patch_size must be a number of pixels, or one per axis, {spatial_ndim} here; got {patch_size!r}."
         )

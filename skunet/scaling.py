@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_scaling", "fit_scaling", "image_statistics", "merge_statistics", "scale"]
+__all__ = ["check_scaling", "choose_scaling", "fit_scaling", "image_statistics", "merge_statistics", "scale"]
 
 # Columns of the statistics of a channel, in this order.
 N_PIXELS, MEAN, VARIANCE, MINIMUM, MAXIMUM = range(5)
@@ -72,12 +72,31 @@ def merge_statistics(statistics: np.ndarray) -> np.ndarray:
     return np.stack([n_pixels.sum(axis=0), mean, variance, minimum, maximum], axis=-1)
 
 
+def choose_scaling(scaling: Any, n_channels: int) -> Any:
+    """Return what "auto" stands for, anything else as it is.
+
+    Gray images are scaled by their own statistics, as another exposure or dose changes them. With several channels that
+    would change colours too, which tell things apart.
+
+    Examples
+    --------
+    >>> choose_scaling("auto", 1), choose_scaling("auto", 3), choose_scaling("minmax", 1)
+    ('image', 'dataset', 'minmax')
+    """
+    if not isinstance(scaling, str) or scaling != "auto":
+        return scaling
+    # On validation parts, "image" : "dataset". One channel: Dice of microtubules after 75 s, in other contrasts
+    # .766 : .596, in the same .760 : .790; pixel error of ISBI after 2 minutes .0774 : .0785. Three: mIoU of CamVid
+    # after 2.5 minutes .393 : .411, Dice of Carvana after 1.5 minutes .833 : .922.
+    return "image" if n_channels == 1 else "dataset"
+
+
 def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> np.ndarray | None:
     """Learn the constants of a scaling that is the same for all images.
 
     Parameters
     ----------
-    scaling : {"dataset", "image", "minmax"}, (mean, std) or None
+    scaling : {"auto", "dataset", "image", "minmax"}, (mean, std) or None
     statistics : ndarray of shape (N, C, 5)
         Of the training images, by `image_statistics`.
 
@@ -87,6 +106,7 @@ def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> 
         Offset and divisor per channel; None if each image has its own.
     """
     n_channels = statistics.shape[1]
+    scaling = choose_scaling(scaling, n_channels)
     if scaling is None:
         return np.stack([np.zeros(n_channels), np.ones(n_channels)])
     if scaling == "dataset":

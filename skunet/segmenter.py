@@ -27,9 +27,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Channels at full resolution, at least 1; doubled per level.
     classes : list of labels or None, default=None
         Labels to expect, whether `y` has them or not; None takes those of `y`. A label that is not listed raises.
-    scaling : {"dataset", "image", "minmax"}, (mean, std) or None, default="dataset"
-        Scale pixels by mean and standard deviation of the training images, or of each image; to 0..1 by the extremes of
-        each image; by given numbers (per channel, or one for all); or not.
+    scaling : {"auto", "dataset", "image", "minmax"}, (mean, std) or None, default="auto"
+        By mean and standard deviation of the training images, or of each image; to 0..1 by the extremes of each image;
+        by given numbers (per channel, or one for all); or not. "auto" is "image" for one channel, "dataset" for more.
     patch_size : int, tuple of int or None, default=None
         Pixels per side of the random patches to train on. None is the median of the images, and at most 256 pixels per
         side (64 in 3-D).
@@ -139,7 +139,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         filters: int = 16,  # .418; 32 .370, and pixel error of ISBI .081 instead of .076
         *,
         classes: Any = None,
-        scaling: Any = "dataset",  # .370; "image" .364, and Dice of Carvana .909 instead of .969
+        scaling: Any = "auto",  # figures: `choose_scaling`
         patch_size: Any = None,
         batches_per_epoch: int | None = None,
         balanced_share: float = 0.0,

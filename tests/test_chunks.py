@@ -51,7 +51,7 @@ def test_only_what_is_asked_for_is_read(cells):
         return np.zeros((1, 64, 64), np.uint8)
 
     X = da.map_blocks(make, chunks=((1, 1), (64,) * 4, (64,) * 4), dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
-    lazy = make_segmenter(depth=2).fit(*cells).predict(X)
+    lazy = make_segmenter(depth=2, scaling="dataset").fit(*cells).predict(X)
     assert lazy.chunks == ((1, 1), (64,) * 4, (64,) * 4)
     assert not read
     lazy[1, :10, :10].compute(scheduler="sync")

@@ -107,7 +107,7 @@ def test_networks_without_batch_norms_and_those_of_others_come_back(network):
 
 def test_prediction_follows_the_weights_of_each_fit(cells):
     X, y = cells
-    segmenter = make_segmenter(max_epochs=2).fit(X, y)
+    segmenter = make_segmenter(max_epochs=2, scaling="dataset").fit(X, y)
     first = segmenter.predict_proba(X)
     segmenter.partial_fit(X, y)
     again = copy.deepcopy(segmenter)

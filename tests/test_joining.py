@@ -85,7 +85,7 @@ def test_the_kernel_is_tried_once_and_may_fail(monkeypatch, failure):
 
 def test_predictions_are_joined_and_those_of_the_network_itself(cells):
     X, y = cells
-    segmenter = make_segmenter(precision="float32", max_epochs=2).fit(X, y)
+    segmenter = make_segmenter(precision="float32", max_epochs=2, scaling="dataset").fit(X, y)
     found = segmenter.predict_proba(X)
     scaled = (X[:, None] - segmenter.scaling_constants_[0]) / segmenter.scaling_constants_[1]
     with torch.no_grad():

@@ -247,7 +247,7 @@ def test_class_weight_is_a_buffer(loss_class, kind):
 
 @every_loss
 def test_bad_class_weight_raises(loss_class):
-    for bad in ([1.0, -1.0], [1.0, float("nan")], [[1.0]], [0.0, 0.0]):
+    for bad in ([1.0, -1.0], [1.0, float("nan")], [[1.0]]):
         with pytest.raises(ValueError, match="class_weight must be one non-negative number per class"):
             loss_class(bad)
     logits, target = make_batch(n_classes=4)
@@ -399,9 +399,9 @@ def test_sums_of_losses():
             SumLoss([CrossEntropyLoss, DiceLoss()], **arguments)
 
 
-@pytest.mark.parametrize("losses", [[], "dice", DiceLoss, ["dice"], [DiceLoss, nn.CrossEntropyLoss], [nn.MSELoss()]])
+@pytest.mark.parametrize("losses", [[], "dice", DiceLoss, ["dice"], [torch.nn.MSELoss]])
 def test_a_sum_of_other_things_raises(losses):
-    with pytest.raises(ValueError, match="losses must list classes or instances of skunet.losses"):
+    with pytest.raises(ValueError, match=r"losses must list classes or instances of skunet\.losses"):
         SumLoss(losses)
 
 

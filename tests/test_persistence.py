@@ -92,10 +92,19 @@ def test_a_loaded_segmenter_is_as_the_one_saved(fitted, path, cells):
     assert (
         loaded.history[:, ("train_loss", "valid_iou", "dur")] == fitted.history[:, ("train_loss", "valid_iou", "dur")]
     )
-    for name in ("classes_", "class_counts_", "scaling_constants_"):
+    for name in ("classes_", "class_counts_"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
         assert getattr(loaded, name).dtype == getattr(fitted, name).dtype
-    for name in ("n_channels_in_", "spatial_ndim_", "seed_", "size_multiple_", "built_with_", "precision_", "device_"):
+    for name in (
+        "n_channels_in_",
+        "spatial_ndim_",
+        "seed_",
+        "size_multiple_",
+        "built_with_",
+        "precision_",
+        "device_",
+        "fitted_scaling_",
+    ):
         assert getattr(loaded, name) == getattr(fitted, name), name
 
 
@@ -139,8 +148,8 @@ def test_labels_of_any_kind_come_back(cells, tmp_path, labels):
 
 @pytest.mark.parametrize(
     "scaling",
-    ["image", "minmax", None, (100.0, 20.0), [np.array([90.0]), [30]]],
-    ids=["image", "minmax", "no", "pair", "lists"],
+    ["dataset", "image", "minmax", None, (100.0, 20.0), [np.array([90.0]), [30]]],
+    ids=["dataset", "image", "minmax", "no", "pair", "lists"],
 )
 def test_scalings_come_back(cells, tmp_path, scaling):
     X, y = cells
@@ -574,7 +583,7 @@ def test_what_changes_the_probe_is_found(path, part):
         if part == "weights":
             next(iter(state["weights"].values())).mul_(1.5)
         elif part == "scaling":
-            state["fitted"]["scaling_constants_"][1] *= 1.5
+            state["fitted"]["fitted_scaling_"] = "minmax"
         elif part == "labels":
             state["probe"]["labels"] = 1 - state["probe"]["labels"]
         else:

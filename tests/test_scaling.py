@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_segmenter
 
 from skunet.scaling import fit_scaling, image_scaling, image_statistics, scale
 
@@ -76,3 +77,20 @@ def test_constant_images_become_exactly_zero(scaling):
     constants = fit_scaling(scaling, statistics)
     constants = image_scaling(scaling, statistics) if constants is None else constants
     assert not scale(torch.from_numpy(images), torch.from_numpy(constants)).any()
+
+
+def test_gray_images_are_scaled_one_by_one_so_that_exposure_does_not_matter(cells):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=3).fit(X, y)
+    assert segmenter.fitted_scaling_ == "image"
+    assert np.array_equal(segmenter.predict(X), segmenter.predict(3.0 * X + 100))
+
+
+def test_colours_are_scaled_as_in_the_training_images(cells):
+    X, y = cells
+    colours = np.stack([X, 255 - X], axis=-1)
+    assert make_segmenter().fit(colours, y).fitted_scaling_ == "dataset"
+    auto, chosen = (
+        make_segmenter(scaling=scaling).fit(colours, y).predict_proba(colours) for scaling in ("auto", "dataset")
+    )
+    assert np.array_equal(auto, chosen)

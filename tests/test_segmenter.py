@@ -229,7 +229,7 @@ def test_foreign_criteria_take_weights_and_classes(cells):
         3,
     ]
     with pytest.raises(ValueError, match="class_weight must be None for a criterion"):
-        make_segmenter(criterion=nn.MSELoss, class_weight="balanced").fit(X, y)
+        make_segmenter(criterion=nn.TripletMarginLoss, class_weight="balanced").fit(X, y)
 
 
 def test_class_weights(cells):
@@ -239,6 +239,8 @@ def test_class_weights(cells):
     np.testing.assert_allclose(segmenter.criterion_.class_weight, y.size / (2 * counts), rtol=1e-6)
     with pytest.raises(ValueError, match=r"class_weight must name labels of y, \[0, 1\]; got \[255\]"):
         make_segmenter(class_weight={255: 2}).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight must be above 0 for some label of y"):
+        make_segmenter(class_weight={0: 0, 1: 0}).fit(X, y)
 
 
 # ---- randomness
@@ -428,7 +430,7 @@ def test_half_precision_learns_nearly_the_same(cells, precision):
         ({"batch_size": 0}, "batch_size must be"),
         ({"max_epochs": -1}, "max_epochs must be"),
         ({"lr": "fast"}, "lr must be"),
-        ({"scaling": "zscore"}, 'scaling must be "dataset"'),
+        ({"scaling": "zscore"}, 'scaling must be "auto", "dataset"'),
         ({"scaling": (0, 0)}, "std > 0"),
         ({"patch_size": 0}, "patch_size must be"),
         ({"augment": "strong"}, "augment must be"),
