@@ -124,7 +124,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         """Split into training and validation images, and learn the scaling of the training images."""
         train, valid = self._split(X, fit_params)
         if not hasattr(self, "scaling_constants_"):
-            self.scaling_constants_ = fit_scaling(self.scaling, self._opened(train).statistics)
+            self.scaling_constants_ = fit_scaling(self.fitted_scaling_, self._opened(train).statistics)
         return train, valid
 
     def _split(self, dataset: ImageDataset, fit_params: dict[str, Any]) -> tuple[Any, Any]:

@@ -96,7 +96,8 @@ def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> 
 
     Parameters
     ----------
-    scaling : {"auto", "dataset", "image", "minmax"}, (mean, std) or None
+    scaling : {"dataset", "image", "minmax"}, (mean, std) or None
+        By `choose_scaling`.
     statistics : ndarray of shape (N, C, 5)
         Of the training images, by `image_statistics`.
 
@@ -106,7 +107,6 @@ def fit_scaling(scaling: str | Sequence[Any] | None, statistics: np.ndarray) -> 
         Offset and divisor per channel; None if each image has its own.
     """
     n_channels = statistics.shape[1]
-    scaling = choose_scaling(scaling, n_channels)
     if scaling is None:
         return np.stack([np.zeros(n_channels), np.ones(n_channels)])
     if scaling == "dataset":

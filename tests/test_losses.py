@@ -391,9 +391,11 @@ def test_sums_of_losses():
         0.5 * DiceLoss(weights, smooth=0.0)(logits, target, weight),
     ]
     torch.testing.assert_close(loss(logits, target, weight), sum(parts))
-    for weights in [1, 2], [-1], [0]:
-        with pytest.raises(ValueError, match="weights must"):
+    for weights in [1, 2], [-1]:
+        with pytest.raises(ValueError, match="weights must be"):
             SumLoss([DiceLoss], weights)
+    with pytest.raises(ValueError, match="weights must not all be 0"):
+        SumLoss([DiceLoss], [0])
     for arguments in {"class_weight": [1.0, 2.0]}, {"label_smoothing": 0.1}:
         with pytest.raises(ValueError, match=r"does not reach DiceLoss\(\)"):
             SumLoss([CrossEntropyLoss, DiceLoss()], **arguments)

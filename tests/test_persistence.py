@@ -157,6 +157,9 @@ def test_scalings_come_back(cells, tmp_path, scaling):
     loaded = round_trip(segmenter, tmp_path / "file", check_probe=True)
     assert_predicts_the_same(loaded, segmenter, X[:2])
     assert_parameters_are_equal(loaded, segmenter)
+    constants = segmenter.scaling_constants_
+    np.testing.assert_array_equal(loaded.scaling_constants_, constants)
+    assert constants is None or loaded.scaling_constants_.dtype == constants.dtype
 
 
 def test_volumes_come_back(volumes, tmp_path):
@@ -577,13 +580,18 @@ def test_a_pickle_is_never_run(path, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("part", ["weights", "labels", "image", "probabilities", "scaling"])
-def test_what_changes_the_probe_is_found(path, part):
+@pytest.mark.parametrize("part", ["weights", "labels", "image", "probabilities", "scaling", "constants"])
+def test_what_changes_the_probe_is_found(cells, path, part):
+    if part == "constants":
+        make_segmenter(scaling="dataset").fit(*cells).save(path)
+
     def change(state):
         if part == "weights":
             next(iter(state["weights"].values())).mul_(1.5)
         elif part == "scaling":
             state["fitted"]["fitted_scaling_"] = "minmax"
+        elif part == "constants":
+            state["fitted"]["scaling_constants_"][1] *= 1.5
         elif part == "labels":
             state["probe"]["labels"] = 1 - state["probe"]["labels"]
         else:
