@@ -12,13 +12,33 @@ from torch import Tensor
 from skunet import intensities
 from skunet.warping import draw_warp, warp_images, warp_masks
 
-__all__ = ["Augment", "augment_batch"]
+__all__ = ["Augment", "augment_batch", "choose_augment"]
 
 Augmentation = Callable[[Tensor, Tensor, Tensor | None, np.random.Generator], tuple[Tensor, Tensor, Tensor | None]]
 
 
+def choose_augment(augment: Any, n_images: int, spatial_ndim: int) -> Any:
+    """Return what "default" stands for, anything else as it is.
+
+    Few images do not show how much others differ from them. A volume shows its objects from many sides.
+
+    Examples
+    --------
+    >>> choose_augment("default", 4, 2), choose_augment("default", 100, 2), choose_augment("default", 1, 3)
+    (0.5, 0.0, 0.0)
+    """
+    if not isinstance(augment, str):
+        return augment
+    # On validation parts, strength 0 : 0.5 (: 1). Dice of Carvana after 75 s, 2 images .691 : .715 (: .866), 4 images
+    # .914 : .938 (: .948), 16 images of one car .681 : .715; pixel error of ISBI, 2 images .1002 : .0957 (: .1052),
+    # 8 images .0795 : .0791 (: .0788), 16 images after 2 minutes .0774 : .0756; mIoU of CamVid, 12 images
+    # .242 : .246 (: .233), 294 images after 2.5 minutes .411 : .393. One volume, held-out rows: Dice of microtubules
+    # .764 : .632 (: .775), of nuclei .797 (: .773).
+    return 0.5 if spatial_ndim == 2 and n_images <= 16 else 0.0
+
+
 def augment_batch(
-    augment: str | float | Augmentation | None,
+    augment: float | Augmentation | None,
     images: Tensor,
     masks: Tensor,
     weights: Tensor | None,
@@ -30,8 +50,8 @@ def augment_batch(
 
     Parameters
     ----------
-    augment : "default", float, None or callable
-        "default" is `Augment()`; a number is `Augment.of_strength` of it. A callable gets
+    augment : float, None or callable
+        By `choose_augment`. A number is `Augment.of_strength` of it. A callable gets
         `(images, masks, weights, generator)` and returns the first three.
     images : Tensor of shape (B, C, *S), float32
     masks : Tensor of shape (B, *S)
@@ -52,9 +72,7 @@ def augment_batch(
     """
     if augment is None:
         return images, masks, weights
-    transform: Any = augment
-    if isinstance(augment, int | float | str):
-        transform = Augment() if isinstance(augment, str) else Augment.of_strength(augment)
+    transform: Any = Augment.of_strength(augment) if isinstance(augment, Real) else augment
     known = {"flip_axes": flip_axes} if isinstance(transform, Augment) else {}
     augmented = transform(images, masks, weights, generator, **known)
     return augmented if known else _checked(augmented, images, augment)

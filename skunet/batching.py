@@ -10,6 +10,7 @@ from skorch import NeuralNet
 from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
+from skunet.augmentation import choose_augment
 from skunet.blocks import ConvolutionBlock
 from skunet.components import uncompiled
 from skunet.containers import open_container
@@ -174,7 +175,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             patch_size=patch_size,
             scaling=self.fitted_scaling_,
             constants=self.scaling_constants_,
-            augment=self.augment,
+            augment=choose_augment(self.augment, len(data), self.spatial_ndim_),
             flip_axes=self.flip_axes_,
             seed=self.seed_,
             device="cpu" if arguments.get("num_workers") else self.device_,

@@ -51,7 +51,7 @@ class PatchBatches(Dataset[Any]):
         patch_size: tuple[int, ...],
         scaling: Any,
         constants: np.ndarray | None,
-        augment: str | float | Augmentation | None,
+        augment: float | Augmentation | None,
         flip_axes: tuple[int, ...] | None = None,
         seed: int,
         device: str | torch.device = "cpu",

@@ -38,8 +38,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     balanced_share : float, default=0.0
         Share of the patches, in 0..1, that hold a pixel of a class drawn with equal chances, so that rare ones occur.
     augment : "default", None, float or callable, default="default"
-        "default" mirrors and turns by right angles, along `flip_axes_`; a number is the strength of all parts of
-        `augmentation.Augment`, which tells what a callable gets.
+        A number is the strength of all parts of `augmentation.Augment`, which tells what a callable gets; 0 mirrors and
+        turns by right angles, along `flip_axes_`. "default" is 0.5 for up to 16 training images (2-D), else 0.
     class_weight : None, "balanced" or dict, default=None
         Weight of each class in the loss; a dict is by label.
     ignore_label : label or None, default=None
@@ -143,7 +143,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         patch_size: Any = None,
         batches_per_epoch: int | None = None,
         balanced_share: float = 0.0,
-        augment: Any = "default",  # .418, 1.0 .389 (16 filters); .348, .274 where sky and road change places (batch 2)
+        augment: Any = "default",  # figures: `choose_augment`; .348, .274 where sky and road change places (batch 2)
         class_weight: Any = None,
         ignore_label: Any = None,
         precision: str = "auto",

@@ -205,9 +205,22 @@ def test_what_is_out_of_range_is_refused(parameters, error, cells):
         make_segmenter(augment=Augment(**parameters)).fit(*cells)
 
 
+def test_the_default_is_stronger_where_few_images_train(cells):
+    X, y = cells
+    few, many = (X[:4], y[:4]), (np.resize(X, (17, *X.shape[1:])), np.resize(y, (17, *y.shape[1:])))
+    volume = (X[None, :8], y[None, :8])
+    for (images, masks), strength in [(few, 0.5), (many, 0), (volume, 0)]:
+        default, same, other = (
+            make_segmenter(augment=augment, max_epochs=1, train_split=None).fit(images, masks).predict_proba(images)
+            for augment in ("default", strength, 0.5 - strength)
+        )
+        np.testing.assert_array_equal(default, same)
+        assert not np.array_equal(default, other)
+
+
 def test_the_segmenter_takes_objects_and_strengths(cells, tmp_path):
     X, y = cells
-    for augment in (Augment(rotation=15, noise=0.1), 0.5, 0):
+    for augment in (Augment(rotation=15, noise=0.1), 0.5, np.float32(0.5), 0):
         segmenter = make_segmenter(augment=augment, max_epochs=2).fit(X, y)
         again = make_segmenter(augment=augment, max_epochs=2, iterator_train__num_workers=1).fit(X, y)
         np.testing.assert_array_equal(segmenter.predict_proba(X), again.predict_proba(X))
@@ -233,9 +246,9 @@ def test_axes_with_a_direction_are_left_out_where_nothing_else_is_asked_for():
 
     upright = tuple(range(9))
     sideways = tuple(masks[0].flip(-1).flatten().tolist())
-    assert kinds("default", (-1,)) == kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
-    assert kinds("default", ()) == {upright}
-    assert len(kinds("default", (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8
+    assert kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
+    assert kinds(0, ()) == {upright}
+    assert len(kinds(0, (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8
     assert len(kinds(Augment(flip=True), (-1,))) == 4
     with pytest.raises(ValueError, match='flip of Augment must be "auto", True or False'):
         Augment(flip="up").check()

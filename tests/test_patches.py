@@ -38,7 +38,7 @@ def test_patches_are_windows_of_the_image_with_the_labels_of_the_same_pixels():
 
 
 def test_draws_depend_on_epoch_and_batch_only():
-    _, batches = make_batches(augment="default")
+    _, batches = make_batches(augment=0)
     plans = [BatchPlan(epoch, batch, np.array([0, 0, 0])) for epoch, batch in [(0, 0), (0, 1), (1, 0), (0, 0)]]
     a, b, c, again = (batches.__getitems__(plan)[0]["patches"] for plan in plans)
     assert torch.equal(a, again)
@@ -67,7 +67,7 @@ def test_image_and_pixel_weights_travel_with_their_patches():
     inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))
     assert inputs["sample_weight"].tolist() == [3, 2]
     weights = [image.astype(float) for image in (data.images[0][0], data.images[1][0])]
-    _, batches = make_batches(weights=weights, augment="default")
+    _, batches = make_batches(weights=weights, augment=0)
     inputs, _ = batches.__getitems__(BatchPlan(0, 0, np.array([1, 0])))
     assert torch.equal(inputs["sample_weight"], inputs["patches"][:, 0])
 

@@ -114,6 +114,7 @@ def test_early_stopping_on_the_score_of_one_class_restores_its_best_weights(cell
     segmenter = make_segmenter(
         max_epochs=8,
         lr=0.3,
+        random_state=3,
         callbacks=[("weights", weights)],
         callbacks__iou__per_class=True,
         callbacks__early_stopping__monitor="valid_iou_255",
