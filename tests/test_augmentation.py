@@ -5,7 +5,7 @@ from conftest import make_segmenter
 from sklearn.model_selection import GridSearchCV
 
 from skunet import UNetSegmenter
-from skunet.augmentation import Augment, augment_batch
+from skunet.augmentation import Augment, augment_batch, choose_augment
 
 flip_and_turn = Augment()
 
@@ -246,9 +246,10 @@ def test_axes_with_a_direction_are_left_out_where_nothing_else_is_asked_for():
 
     upright = tuple(range(9))
     sideways = tuple(masks[0].flip(-1).flatten().tolist())
-    assert kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
-    assert kinds(0, ()) == {upright}
-    assert len(kinds(0, (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8
+    default = choose_augment("default", n_images=17, spatial_ndim=2)
+    assert kinds(default, (-1,)) == kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
+    assert kinds(default, ()) == {upright}
+    assert len(kinds(default, (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8
     assert len(kinds(Augment(flip=True), (-1,))) == 4
     with pytest.raises(ValueError, match='flip of Augment must be "auto", True or False'):
         Augment(flip="up").check()
