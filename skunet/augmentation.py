@@ -17,15 +17,18 @@ __all__ = ["Augment", "augment_batch", "choose_augment"]
 Augmentation = Callable[[Tensor, Tensor, Tensor | None, np.random.Generator], tuple[Tensor, Tensor, Tensor | None]]
 
 
-def choose_augment(augment: Any, n_images: int, spatial_ndim: int) -> Any:
+def choose_augment(augment: Any, n_images: int, spatial_ndim: int, n_channels: int) -> Any:
     """Return what "default" stands for, anything else as it is.
 
-    Few images do not show how much others differ from them. A volume shows its objects from many sides.
+    Few images do not show how much others differ from them, but a volume shows its objects from many sides. Channels
+    keep their proportions where `choose_scaling` chose, so that the network must learn that light has other colours.
 
     Examples
     --------
-    >>> choose_augment("default", 4, 2), choose_augment("default", 100, 2), choose_augment("default", 1, 3)
+    >>> choose_augment("default", 4, 2, 1), choose_augment("default", 100, 2, 1), choose_augment("default", 1, 3, 1)
     (0.5, 0.0, 0.0)
+    >>> choose_augment("default", 100, 2, 3)
+    Augment(brightness=0.5)
     """
     if not isinstance(augment, str):
         return augment
@@ -34,7 +37,14 @@ def choose_augment(augment: Any, n_images: int, spatial_ndim: int) -> Any:
     # Pixel error of ISBI, 2 images .1002 : .0957 (: .1052), 8 images .0795 : .0791 (: .0788), 16 images .0774 : .0756.
     # mIoU of CamVid, 2 images .179 (: .215), 12 images .242 : .246 (: .233), 294 images .411 : .393. One volume,
     # held-out rows: Dice of microtubules .764 : .632 (: .775), of nuclei .797 (: .773).
-    return 0.5 if spatial_ndim == 2 and n_images <= 16 else 0.0
+    # Brightness of each channel, up to 0 : 0.25 : 0.5 (: 1): IoU of a car in yellower light than 48 images of others
+    # .519 : .85 : .917 (: .941), of one in the same light .967 : .967 : .970 (: .961), both with scaling "image"
+    # .955 and .932; mIoU of CamVid .409 : .400 : .391. Car in yellower light, 12 images, beside strength 0.5: .767
+    # without, .872 with up to 0.5.
+    is_few = spatial_ndim == 2 and n_images <= 16
+    if n_channels == 1:
+        return 0.5 if is_few else 0.0
+    return Augment.of_strength(0.5).set_params(brightness=0.5) if is_few else Augment(brightness=0.5)
 
 
 def augment_batch(

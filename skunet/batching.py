@@ -21,6 +21,7 @@ from skunet.memory import fit_step, measure_step
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
+    choose_batch_size,
     choose_patch_size,
     group_equal_sizes,
 )
@@ -162,9 +163,9 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         return self._training_batches(data, arguments) if training else self._evaluation_batches(data, arguments)
 
     def _training_batches(self, data: TrainingSet, arguments: dict[str, Any]) -> Any:
-        multiple = self._geometry().size_multiple
-        patch_size = choose_patch_size(self.patch_size, data.sizes, size_multiple=multiple)
+        patch_size = choose_patch_size(self.patch_size, data.sizes, self._geometry())
         order = {name: arguments.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in arguments}
+        order["batch_size"] = choose_batch_size(order["batch_size"], patch_size)
         if self.compile:
             order.setdefault("drop_last", True)  # batches of one size need one graph
         if self.memory_limit is not None:
@@ -175,7 +176,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             patch_size=patch_size,
             scaling=self.fitted_scaling_,
             constants=self.scaling_constants_,
-            augment=choose_augment(self.augment, len(data), self.spatial_ndim_),
+            augment=choose_augment(self.augment, len(data), self.spatial_ndim_, self.n_channels_in_),
             flip_axes=self.flip_axes_,
             seed=self.seed_,
             device="cpu" if arguments.get("num_workers") else self.device_,
@@ -222,6 +223,8 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
     def _evaluation_batches(self, data: TrainingSet | Images, arguments: dict[str, Any]) -> Any:
         sizes = [data.size(index) for index in range(len(data))]
         batches = group_equal_sizes(
-            sizes, batch_size=arguments.pop("batch_size"), largest=AUTO_WHOLE[self.spatial_ndim_]
+            sizes,
+            batch_size=choose_batch_size(arguments.pop("batch_size")),
+            largest=AUTO_WHOLE[self.spatial_ndim_],
         )
         return self.iterator_valid(EvaluationBatches(data), batch_sampler=batches, **arguments)

@@ -226,8 +226,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),
     "batch_size": (
-        lambda value: _is_whole(value, 1) or value == -1,
-        "a whole number of at least 1, or -1 for all images at once",
+        lambda value: value == "auto" if isinstance(value, str) else _is_whole(value, 1) or value == -1,
+        '"auto", a whole number of at least 1, or -1 for all images at once',
     ),
     "micro_batch_size": (lambda value: value is None or _is_whole(value, 1), "None or a whole number of at least 1"),
     "train_split": (

@@ -27,7 +27,7 @@ from skunet.hyperparameters import check_hyperparameters
 from skunet.image_dataset import ImageDataset
 from skunet.inference import Inference, geometry_of
 from skunet.interruption import is_raised_by_statement
-from skunet.patches import unpack_inputs
+from skunet.patches import choose_batch_size, unpack_inputs
 from skunet.persistence import Persistence
 from skunet.prediction import ImagePrediction
 from skunet.randomness import seeded_torch
@@ -108,7 +108,7 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         return self
 
     def _fills_memory(self, data: TrainingSet) -> bool:
-        return bool(abs(self.batch_size) * data.sizes.prod(axis=1).max() > LARGE)
+        return bool(abs(choose_batch_size(self.batch_size)) * data.sizes.prod(axis=1).max() > LARGE)
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Tell all callbacks; the end of an epoch also those that come after one that ends training."""

@@ -1,5 +1,6 @@
 """Batches of patches and of whole images, assembled at once and ready for the network."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from skunet.augmentation import Augmentation, augment_batch
+from skunet.geometry import Geometry
 from skunet.images import as_tensor
 from skunet.memory import USEFUL_SIDE
 from skunet.mirroring import reflect
@@ -20,10 +22,16 @@ from skunet.training_set import TrainingSet, pick
 __all__ = [
     "EvaluationBatches",
     "PatchBatches",
+    "choose_batch_size",
     "choose_patch_size",
     "group_equal_sizes",
     "unpack_inputs",
 ]
+
+# Pixels per axis, at the lowest resolution, of which one more or less is no matter.
+ENOUGH = 4
+# Pixels of a patch above which one makes a batch.
+LARGE = 2**18
 
 
 class PatchBatches(Dataset[Any]):
@@ -130,43 +138,57 @@ def _cut(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:
     return cut
 
 
-def choose_patch_size(
-    patch_size: int | Sequence[int] | None, sizes: np.ndarray, *, size_multiple: int
-) -> tuple[int, ...]:
-    """Return the pixels per axis of the training windows.
+def choose_patch_size(patch_size: int | Sequence[int] | None, sizes: np.ndarray, geometry: Geometry) -> tuple[int, ...]:
+    """Return the pixels per axis of the training windows: a size that the network gives when nothing is cut off.
+
+    Pixels that it computed for a legal size and that were then cut off would never be trained, though larger images
+    have pixels at these places, as far from the padding of the convolutions.
 
     Parameters
     ----------
     patch_size : int, sequence of int, or None
-        None takes the median of the sizes, and at most 256 (2-D) or 64 (3-D) per axis.
+        None takes the median of the sizes, and at most 256 (2-D) or 128 (3-D) per axis.
     sizes : ndarray of shape (N, spatial_ndim)
-    size_multiple : int
-        Pixels that become one at the network's lowest resolution.
+    geometry : Geometry
+        Of the network.
 
     Returns
     -------
     tuple of int
-        No larger than the largest image, except that the lowest resolution keeps at least two pixels:
-        batch normalization cannot train on one.
+        The next such size, no larger than that of the largest image; where there was a choice, the one before if the
+        lowest resolution then has `ENOUGH` pixels. It has at least two: batch normalization cannot train on one.
 
     Raises
     ------
     ValueError
         If there is a number per axis of images with more or fewer axes.
     """
-    spatial_ndim = sizes.shape[1]
+    spatial_ndim, multiple = sizes.shape[1], geometry.size_multiple
     if patch_size is not None and np.shape(patch_size) not in ((), (spatial_ndim,)):
         raise ValueError(
             f"patch_size must be a number of pixels, or one per axis, {spatial_ndim} here; got {patch_size!r}."
         )
-    largest = sizes.max(axis=0)
     if patch_size is not None:
-        patch = np.minimum(np.broadcast_to(np.asarray(patch_size), spatial_ndim), largest)
+        patch = np.minimum(np.broadcast_to(np.asarray(patch_size), spatial_ndim), sizes.max(axis=0))
     else:
         patch = np.minimum(np.median(sizes, axis=0).astype(int), USEFUL_SIDE[spatial_ndim])
-    if (patch <= size_multiple).all():
-        patch = np.append(patch[:-1], 2 * size_multiple)
-    return tuple(int(n) for n in patch)
+        patch = np.where(patch < ENOUGH * multiple, patch, patch // multiple * multiple)
+    if (patch <= multiple).all():
+        patch = np.append(patch[:-1], 2 * multiple)
+    return tuple(geometry.output_size(geometry.input_size(int(n))) for n in patch)
+
+
+def choose_batch_size(batch_size: int | str, patch_size: tuple[int, ...] = ()) -> int:
+    """Return what "auto" stands for with patches of that size, a number as it is.
+
+    Examples
+    --------
+    >>> choose_batch_size("auto", (256, 256)), choose_batch_size("auto", (32, 128, 128)), choose_batch_size(8)
+    (4, 1, 8)
+    """
+    if isinstance(batch_size, str):
+        return 1 if math.prod(patch_size) > LARGE else 4
+    return batch_size
 
 
 class EvaluationBatches(Dataset[Any]):

@@ -25,6 +25,9 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         Epochs without improvement.
     lower_is_better : bool
     load_best : bool
+    loss : str or None
+        A record that gives training more time while it falls: then only epochs count in which neither improved. The
+        weights to restore are those of the monitor all the same.
     **kwargs
         As in `skorch.callbacks.EarlyStopping`.
     """
@@ -38,6 +41,7 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         threshold: float = 0.0,
         threshold_mode: str = "abs",
         sink: Callable[[str], None] = tqdm.write,
+        loss: str | None = None,
     ) -> None:
         super().__init__(
             monitor=monitor,
@@ -48,6 +52,7 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
             sink=sink,
             load_best=load_best,
         )
+        self.loss = loss
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Check the patience, and forget what was best in an earlier fit.
@@ -63,9 +68,13 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
             )
         super().on_train_begin(net, **kwargs)
         self.has_warned_ = False
+        self.lowest_ = float("inf")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Compare the score with the best so far."""
+        loss = net.history[-1].get(self.loss, float("inf"))
+        if loss < self.lowest_:
+            self.lowest_, self.misses_ = float(loss), -1  # one is added where the score is no better
         if self.monitor in net.history[-1]:
             super().on_epoch_end(net, **kwargs)
         elif "valid_batch_count" in net.history[-1] and not self.has_warned_:

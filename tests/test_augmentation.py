@@ -218,6 +218,19 @@ def test_the_default_is_stronger_where_few_images_train(cells):
         assert not np.array_equal(default, other)
 
 
+def test_by_default_light_has_other_colours(cells):
+    X, y = np.repeat(cells[0][..., None], 3, axis=-1), cells[1]
+    few, many = (X[:4], y[:4]), (np.resize(X, (17, *X.shape[1:])), np.resize(y, (17, *y.shape[1:])))
+    coloured = {4: Augment.of_strength(0.5).set_params(brightness=0.5), 17: Augment(brightness=0.5)}
+    for images, masks in (few, many):
+        default, same, other = (
+            make_segmenter(augment=augment, max_epochs=1, train_split=None).fit(images, masks).predict_proba(images)
+            for augment in ("default", coloured[len(images)], 0.5 if len(images) == 4 else 0)
+        )
+        np.testing.assert_array_equal(default, same)
+        assert not np.array_equal(default, other)
+
+
 def test_the_segmenter_takes_objects_and_strengths(cells, tmp_path):
     X, y = cells
     for augment in (Augment(rotation=15, noise=0.1), 0.5, np.float32(0.5), 0):
@@ -246,7 +259,7 @@ def test_axes_with_a_direction_are_left_out_where_nothing_else_is_asked_for():
 
     upright = tuple(range(9))
     sideways = tuple(masks[0].flip(-1).flatten().tolist())
-    default = choose_augment("default", n_images=17, spatial_ndim=2)
+    default = choose_augment("default", n_images=17, spatial_ndim=2, n_channels=1)
     assert kinds(default, (-1,)) == kinds(0, (-1,)) == kinds(Augment(), (-1,)) == {upright, sideways}
     assert kinds(default, ()) == {upright}
     assert len(kinds(default, (-2, -1))) == len(kinds(Augment(flip=True, turn=True), ())) == 8

@@ -20,11 +20,12 @@ from skunet.splits import hold_out
 class Scores(Callback):
     """Pretends that validation went as told."""
 
-    def __init__(self, scores=()):
+    def __init__(self, scores=(), name="told"):
         self.scores = scores
+        self.name = name
 
     def on_epoch_end(self, net, **kwargs):
-        net.history.record("told", self.scores[len(net.history) - 1])
+        net.history.record(self.name, self.scores[len(net.history) - 1])
 
 
 class Weights(Callback):
@@ -77,6 +78,27 @@ def test_early_stopping_restores_the_best_weights(cells):
     ).fit(X, y)
     assert segmenter.n_iter_ == 5
     assert same_state(weights.kept_[1], segmenter.module_)
+
+
+def test_a_falling_loss_gives_more_time_and_does_not_change_what_is_best(cells):
+    weights = Weights()
+    segmenter = make_segmenter(
+        max_epochs=20,
+        callbacks=[
+            ("told", Scores([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1])),
+            ("loss", Scores([9, 8, 7, 6, np.nan, 6, 6.5, 6], name="loss")),
+            ("weights", weights),
+            ("stop", EarlyStopping(monitor="told", patience=3, loss="loss")),
+        ],
+    ).fit(*cells)
+    assert segmenter.n_iter_ == 7
+    assert same_state(weights.kept_[0], segmenter.module_)
+
+
+def test_by_default_training_goes_on_while_the_validation_loss_falls(cells):
+    segmenter = make_segmenter(callbacks__early_stopping__patience=3, max_epochs=1).fit(*cells)
+    stopping = dict(segmenter.callbacks_)["early_stopping"]
+    assert (stopping.monitor, stopping.loss) == ("valid_iou", "valid_loss")
 
 
 def test_the_best_weights_are_kept_also_when_training_runs_to_its_end(cells):

@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_segmenter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skunet.geometry import PlainGeometry
+from skunet.network import UNet
 from skunet.patches import (
     EvaluationBatches,
     PatchBatches,
+    choose_batch_size,
     choose_patch_size,
     draw_window,
     group_equal_sizes,
@@ -82,21 +86,53 @@ def test_scaling_by_image_uses_the_whole_image_not_the_patch():
 @pytest.mark.parametrize(
     ("patch_size", "sizes", "expected"),
     [
-        (None, [(40, 50), (40, 50)], (40, 50)),
+        (None, [(40, 50), (40, 50)], (40, 48)),
         (None, [(400, 500), (300, 500)], (256, 256)),
         (None, [(300, 200), (300, 200)], (256, 200)),
-        (None, [(32, 200, 200)], (32, 64, 64)),
+        (None, [(32, 200, 200)], (32, 128, 128)),
         (None, [(100, 500), (100, 300)], (100, 256)),
         (32, [(40, 50), (20, 50)], (32, 32)),
         ((16, 24), [(40, 50)], (16, 24)),
-        (64, [(40, 50)], (40, 50)),
-        (None, [(80, 90, 90), (70, 90, 90)], (64, 64, 64)),
+        (64, [(40, 50)], (40, 52)),
+        (None, [(80, 90, 90), (70, 90, 90)], (72, 88, 88)),
+        (None, [(13, 91, 157)], (16, 88, 128)),
+        (None, [(14, 18)], (16, 16)),
+        (30, [(40, 50)], (32, 32)),
+        (64, [(38, 50)], (40, 52)),
         (None, [(4, 4)], (4, 8)),
-        (None, [(1, 1)], (1, 8)),
+        (None, [(1, 1)], (4, 8)),
     ],
 )
 def test_patch_sizes(patch_size, sizes, expected):
-    assert choose_patch_size(patch_size, np.array(sizes), size_multiple=4) == expected
+    assert choose_patch_size(patch_size, np.array(sizes), PlainGeometry(size_multiple=4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "patch_size", "expected"),
+    [
+        ("auto", (256, 256), 4),
+        ("auto", (64, 64, 64), 4),
+        ("auto", (32, 96, 96), 1),
+        ("auto", (), 4),
+        (3, (999, 999), 3),
+    ],
+)
+def test_batch_sizes(batch_size, patch_size, expected):
+    assert choose_batch_size(batch_size, patch_size) == expected
+
+
+def test_the_fit_takes_large_patches_of_volumes_one_by_one():
+    X, y = np.random.default_rng(0).normal(size=(1, 10, 90, 300)), np.arange(300) % 2 * np.ones((1, 10, 90, 1), int)
+    segmenter = make_segmenter(batch_size="auto", depth=2, filters=1, max_epochs=1).fit(X, y)
+    assert (segmenter.batch_size_, segmenter.patch_size_) == (4, (12, 88, 128))
+    segmenter.set_params(patch_size=(10, 90, 300)).fit(X, y)
+    assert (segmenter.batch_size_, segmenter.patch_size_) == (1, (12, 92, 300))
+
+
+def test_patches_of_valid_networks_have_a_size_that_the_network_gives():
+    valid = UNet(1, 2, depth=4, filters=1, padding="valid")
+    assert choose_patch_size(388, np.array([[512, 512]]), valid) == (388, 388)
+    assert choose_patch_size(380, np.array([[512, 512]]), valid) == (388, 388)
 
 
 def test_evaluation_batches_are_whole_images_as_they_came():
