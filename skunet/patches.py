@@ -155,8 +155,8 @@ def choose_patch_size(patch_size: int | Sequence[int] | None, sizes: np.ndarray,
     Returns
     -------
     tuple of int
-        The next such size, no larger than that of the largest image; where there was a choice, the one before if the
-        lowest resolution then has `ENOUGH` pixels. It has at least two: batch normalization cannot train on one.
+        The next such size, no larger than that of the largest image; for None the one before, where the lowest
+        resolution then has `ENOUGH` pixels. It always has two or more: batch normalization cannot train on one.
 
     Raises
     ------

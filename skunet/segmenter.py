@@ -39,7 +39,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         Share of the patches, in 0..1, that hold a pixel of a class drawn with equal chances, so that rare ones occur.
     augment : "default", None, float or callable, default="default"
         A number is the strength of all parts of `augmentation.Augment`, which tells what a callable gets; 0 mirrors and
-        turns along `flip_axes_`. "default" is 0.5 for up to 16 images (2-D), else 0; of colours also the brightness.
+        turns along `flip_axes_`. "default" is 0.5 for up to 16 images (2-D), else 0; in colour also brightness.
     class_weight : None, "balanced" or dict, default=None
         Weight of each class in the loss; a dict is by label.
     ignore_label : label or None, default=None
