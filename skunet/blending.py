@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
-from skunet.geometry import Geometry, round_up
+from skunet.geometry import Geometry, round_up, uncut_size
 from skunet.pixels import Pixels, Window, read_mirrored
 from skunet.reach import cut
 
@@ -27,7 +27,7 @@ def predict_blended(
     pixels: Pixels, forward: Forward, tile_size: Sequence[int], geometry: Geometry, is_done: IsDone
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield bands of scores of overlapping tiles, averaged with weights that fall off towards the tile's border."""
-    n_outputs = [geometry.output_size(geometry.input_size(n)) for n in pixels.size]
+    n_outputs = [uncut_size(geometry, n) for n in pixels.size]
     rows, *others = (
         _overlapping(n, tile, geometry.size_multiple) for n, tile in zip(n_outputs, tile_size, strict=True)
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Geometry", "PlainGeometry", "SameSize", "round_up"]
+__all__ = ["Geometry", "PlainGeometry", "SameSize", "round_up", "uncut_size"]
 
 
 class Geometry(Protocol):
@@ -73,6 +73,17 @@ class PlainGeometry(SameSize):
     def receptive_field(self) -> tuple[int, int]:
         """What can change a pixel; a guess, for the overlap of blended tiles, where it is not known."""
         return self.reach or (4 * self.size_multiple, 4 * self.size_multiple)
+
+
+def uncut_size(geometry: Geometry, n: int) -> int:
+    """Return the pixels that the network gives where `n` are asked for, before those beyond are cut off.
+
+    Examples
+    --------
+    >>> uncut_size(PlainGeometry(size_multiple=16), 100)
+    112
+    """
+    return geometry.output_size(geometry.input_size(n))
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from skunet.augmentation import Augmentation, augment_batch
-from skunet.geometry import Geometry
+from skunet.geometry import Geometry, uncut_size
 from skunet.images import as_tensor
 from skunet.memory import USEFUL_SIDE
 from skunet.mirroring import reflect
@@ -175,7 +175,7 @@ def choose_patch_size(patch_size: int | Sequence[int] | None, sizes: np.ndarray,
         patch = np.where(patch < ENOUGH * multiple, patch, patch // multiple * multiple)
     if (patch <= multiple).all():
         patch = np.append(patch[:-1], 2 * multiple)
-    return tuple(geometry.output_size(geometry.input_size(int(n))) for n in patch)
+    return tuple(uncut_size(geometry, int(n)) for n in patch)
 
 
 def choose_batch_size(batch_size: int | str, patch_size: tuple[int, ...] = ()) -> int:

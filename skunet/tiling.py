@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skunet.blending import Forward, IsDone, never, predict_blended
-from skunet.geometry import Geometry, round_up
+from skunet.geometry import Geometry, round_up, uncut_size
 from skunet.hardware import is_out_of_memory
 from skunet.pixels import Pixels, Window, mirrored_window, read_mirrored
 from skunet.reach import cut
@@ -141,7 +141,7 @@ def _surroundings(keep: Window, size: Sequence[int], geometry: Geometry) -> tupl
     before, after = (0, 0) if all(are_whole) else (max(reach - margin, 0) for reach in geometry.receptive_field)
     reads, starts = [], []
     for window, n, is_whole in zip(keep, size, are_whole, strict=True):
-        n_whole = geometry.output_size(geometry.input_size(n))
+        n_whole = uncut_size(geometry, n)
         first = 0 if is_whole else max((window.start - before) // multiple * multiple, 0)
         last = n_whole if is_whole else min(window.stop + after, n_whole)
         reads.append(slice(first - margin, first - margin + geometry.input_size(last - first)))
