@@ -25,7 +25,7 @@ from skunet.patches import (
     choose_patch_size,
     group_equal_sizes,
 )
-from skunet.sampling import ClassPixels, PatchSampler, count_patches
+from skunet.sampling import ClassPixels, PatchSampler, choose_batches, count_patches
 from skunet.scaling import check_scaling, fit_scaling
 from skunet.splits import hold_out
 from skunet.tile_size import AUTO_WHOLE
@@ -181,11 +181,12 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             seed=self.seed_,
             device="cpu" if arguments.get("num_workers") else self.device_,
         )
+        n_patches = count_patches(data.sizes, patch_size)
         sampler = PatchSampler(
-            count_patches(data.sizes, patch_size),
+            n_patches,
             seed=self.seed_,
             first_epoch=len(self.history),
-            n_batches=self.batches_per_epoch,
+            n_batches=choose_batches(self.batches_per_epoch, n_patches, order["batch_size"]),
             class_pixels=ClassPixels.find(data, seed=self.seed_) if self.balanced_share else None,
             balanced_share=self.balanced_share,
             **order,

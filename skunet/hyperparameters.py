@@ -191,7 +191,10 @@ RULES: dict[str, tuple[Check, str]] = {
         lambda value: value is None or _is_size(value),
         "None, a number of pixels of at least 1, or one such number per axis",
     ),
-    "batches_per_epoch": (lambda value: value is None or _is_whole(value, 1), "None or a whole number of at least 1"),
+    "batches_per_epoch": (
+        lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_whole(value, 1),
+        '"auto", None or a whole number of at least 1',
+    ),
     "balanced_share": (lambda value: _is_number(value) and 0 <= value <= 1, "a number in 0..1"),
     "augment": (
         _is_augment,

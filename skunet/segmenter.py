@@ -33,8 +33,8 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     patch_size : int, tuple of int or None, default=None
         Pixels per side of the random patches to train on, rounded up to a multiple of `2**depth`. None is about the
         median of the images, and at most 256 pixels per side (128 in 3-D).
-    batches_per_epoch : int or None, default=None
-        Training steps of an epoch; None takes about as many pixels as the images have.
+    batches_per_epoch : int, "auto" or None, default="auto"
+        Training steps of an epoch. None takes about as many pixels as the images have; so does "auto", in at least 8.
     balanced_share : float, default=0.0
         Share of the patches, in 0..1, that hold a pixel of a class drawn with equal chances, so that rare ones occur.
     augment : "default", None, float or callable, default="default"
@@ -141,7 +141,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         classes: Any = None,
         scaling: Any = "auto",  # figures: `choose_scaling`
         patch_size: Any = None,
-        batches_per_epoch: int | None = None,
+        batches_per_epoch: Any = "auto",
         balanced_share: float = 0.0,
         augment: Any = "default",  # figures: `choose_augment`; .348, .274 where sky and road change places (batch 2)
         class_weight: Any = None,

@@ -6,7 +6,7 @@ from skunet import UNetSegmenter
 from skunet.datasets import make_cells
 from skunet.patches import draw_window
 from skunet.randomness import make_generator
-from skunet.sampling import ClassPixels, PatchSampler, count_patches
+from skunet.sampling import ClassPixels, PatchSampler, choose_batches, count_patches
 from skunet.training_set import open_training_set
 
 
@@ -44,6 +44,21 @@ def test_an_epoch_has_as_many_full_batches_as_asked_for(n_batches):
     assert all([len(plan.indices) for plan in plans] == [3] * n_batches for plans in epochs)
     counts = np.bincount(np.concatenate([plan.indices for plans in epochs for plan in plans])) / (120 * n_batches)
     assert counts == pytest.approx([0.25, 0.5, 0.25], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_patches", "expected"),
+    [("auto", 31, 8), ("auto", 32, None), ("auto", 1, 8), (None, 1, None), (3, 1, 3), (3, 100, 3)],
+)
+def test_epochs_of_few_patches_have_some_batches_all_the_same(asked, n_patches, expected):
+    assert choose_batches(asked, np.full(n_patches, 1), batch_size=4) == expected
+
+
+@pytest.mark.parametrize(("parameters", "steps"), [({}, 8), ({"batches_per_epoch": None}, 2), ({"batch_size": 1}, 10)])
+def test_a_fit_of_few_images_takes_more_than_a_few_steps(cells, parameters, steps):
+    segmenter = UNetSegmenter(1, 4, batch_size=5, max_epochs=2, random_state=0, verbose=0)
+    segmenter.set_params(**parameters).fit(*cells)  # 10 of the 12 cells train, each a patch
+    assert segmenter.history[:, "train_batch_count"] == [steps, steps]
 
 
 def rare_set(*, weights=None):

@@ -26,7 +26,7 @@ class Largest(Callback):
 X, y = make_cells(1, size=(16, 24, 32), spatial_ndim=3, random_state=0)
 X, y = X[:, :{depth}], y[:, :{depth}]
 UNetSegmenter(2, 16, max_epochs=2, precision="bfloat16", verbose=0, random_state=0, callbacks=[Largest()],
-              module__convolutions=1, compile={compile}).fit(X, y)
+              batches_per_epoch=None, module__convolutions=1, compile={compile}).fit(X, y)
 """
 
 

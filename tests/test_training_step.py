@@ -23,8 +23,8 @@ def cells():
 
 def make_segmenter(kind=UNetSegmenter, **parameters):
     usual = {
-        "depth": 1, "filters": 4, "batch_size": 6, "max_epochs": 3, "train_split": None, "precision": "float32",
-        "verbose": 0, "random_state": 0,
+        "depth": 1, "filters": 4, "batch_size": 6, "batches_per_epoch": None, "max_epochs": 3, "train_split": None,
+        "precision": "float32", "verbose": 0, "random_state": 0,
     }  # fmt: skip
     return kind(**usual | parameters)
 

@@ -21,6 +21,7 @@ class NeuralNetClassifier(UNetSegmenter):
             "lr": 0.01,
             "max_epochs": 10,
             "batch_size": 128,
+            "batches_per_epoch": None,
             "device": "cpu",
             "precision": "float32",
             "random_state": 0,
