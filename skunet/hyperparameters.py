@@ -88,6 +88,10 @@ def _is_size(value: Any) -> bool:
     return _is_whole(value, 1)
 
 
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"  # an array would be compared number by number
+
+
 def _is_criterion(value: Any) -> bool:
     kind = value if isinstance(value, type) else type(value)
     return callable(value) and not issubclass(kind, OF_MAPS)
@@ -192,7 +196,7 @@ RULES: dict[str, tuple[Check, str]] = {
         "None, a number of pixels of at least 1, or one such number per axis",
     ),
     "batches_per_epoch": (
-        lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_whole(value, 1),
+        lambda value: value is None or _is_auto(value) or _is_whole(value, 1),
         '"auto", None or a whole number of at least 1',
     ),
     "balanced_share": (lambda value: _is_number(value) and 0 <= value <= 1, "a number in 0..1"),
@@ -207,7 +211,7 @@ RULES: dict[str, tuple[Check, str]] = {
         '"auto", "float32", "bfloat16" or "float16"',
     ),
     "tile_size": (
-        lambda value: value is None or (isinstance(value, str) and value == "auto") or _is_size(value),
+        lambda value: value is None or _is_auto(value) or _is_size(value),
         '"auto", None, a number of pixels of at least 1, or one such number per axis',
     ),
     "tta": (_is_tta, 'True, False, or a list of names such as "flip_horizontal"'),
@@ -229,7 +233,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "lr": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "max_epochs": (lambda value: _is_whole(value, 0), "a whole number of at least 0"),
     "batch_size": (
-        lambda value: value == "auto" if isinstance(value, str) else _is_whole(value, 1) or value == -1,
+        lambda value: _is_auto(value) or _is_whole(value, 1) or value == -1,
         '"auto", a whole number of at least 1, or -1 for all images at once',
     ),
     "micro_batch_size": (lambda value: value is None or _is_whole(value, 1), "None or a whole number of at least 1"),
