@@ -103,8 +103,9 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
     >>> from skunet.datasets import make_cells
     >>> X, y = make_cells(4, size=32, random_state=0)
     >>> schedule = LearningRateSchedule("linear", warmup=0.2)
-    >>> segmenter = UNetSegmenter(depth=1, filters=4, lr=0.01, max_epochs=5, verbose=0, callbacks=[schedule])
-    >>> [round(rate, 6) for rate in segmenter.fit(X, y).history[:, "event_lr"]]  # one step per epoch
+    >>> small = UNetSegmenter(depth=1, filters=4, batches_per_epoch=1)  # one step per epoch
+    >>> segmenter = small.set_params(lr=0.01, max_epochs=5, verbose=0, callbacks=[schedule])
+    >>> [round(rate, 6) for rate in segmenter.fit(X, y).history[:, "event_lr"]]
     [0.005, 0.01, 0.0075, 0.005, 0.0025]
     """
 
