@@ -332,8 +332,6 @@ class UNet(nn.Module):
             "upsampling": tuple(UPSAMPLING_REACH)[: 4 if self.spatial_ndim == 2 else 3],
             "initialization": ("kaiming", "xavier"),
             "residual": (False, True, "encoder"),
-            "deep_supervision": (False, True),
-            "attention": (False, True),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
