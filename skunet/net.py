@@ -140,8 +140,10 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
                     stack.enter_context(callback.raw_weights(self.module_))
                 for freeze in self.callbacks_of(Freeze):
                     stack.enter_context(freeze.frozen(self.module_, epoch=len(self.history)))
+                sampler = getattr(iterator, "batch_sampler", None)
+                batches_per_pass = getattr(sampler, "batches_per_pass", self.steps_per_epoch_)
                 for callback in self.callbacks_of(TimeLimit):
-                    iterator = callback.cut(iterator, self.steps_per_epoch_)
+                    iterator = callback.cut(iterator, batches_per_pass)
             n_batches = self._run_batches(iterator, training, prefix, partial(step_fn, **fit_params))
         self.history.record(f"{prefix}_batch_count", n_batches)
 

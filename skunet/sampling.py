@@ -153,6 +153,11 @@ class PatchSampler(Sampler[BatchPlan]):
         n_full = len(self) * self.batch_size
         return n_full if self.n_batches is not None else min(n_full, len(self.indices))
 
+    @property
+    def batches_per_pass(self) -> int:
+        """Batches that take about each pixel once, however many an epoch has."""
+        return -(-len(self.indices) // self.batch_size)
+
     def __len__(self) -> int:
         if self.n_batches is not None:
             return self.n_batches

@@ -149,8 +149,11 @@ class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
         self._note_rest()
         self.valid_share_ = 0.0 if dataset_valid is None else len(dataset_valid) / len(dataset_train)
 
-    def cut(self, batches: Iterable[Any], n_batches: int) -> Iterator[Any]:
-        """Yield the training batches of an epoch for which there is time, at least one."""
+    def cut(self, batches: Iterable[Any], batches_per_pass: int) -> Iterator[Any]:
+        """Yield the training batches of an epoch for which there is time, at least one.
+
+        Those of one pass take each pixel about once, as validation does; an epoch may have more, or fewer.
+        """
         begin = self._read_clock()
         is_guessing, shortest = self.rest_ is None, float("inf")
         for number, batch in enumerate(batches):
@@ -159,7 +162,7 @@ class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed
             begin = self.elapsed_
             if is_guessing and number > 0:  # the very first step is slow, and says nothing
                 shortest = min(shortest, self.step_)
-                self.rest_ = shortest * n_batches * self.valid_share_ / 2
+                self.rest_ = shortest * batches_per_pass * self.valid_share_ / 2
             if not self.has_time():
                 break
         self.trained_ = self.elapsed_

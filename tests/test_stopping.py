@@ -170,6 +170,13 @@ def test_the_first_validation_is_expected_to_last_half_as_long_as_training_on_as
     assert segmenter.history[0, "train_batch_count"] == 2
 
 
+def test_the_first_validation_is_expected_to_take_one_pass_however_long_the_epoch_is(cells, clock):
+    clock.validation = 0.5
+    segmenter = fit_in(20.0, clock, cells, train_split=0.5, batches_per_epoch=30)
+    # 3 steps would take the 6 images once: again 1.5 seconds for the others, though 30 steps may come before.
+    assert segmenter.history[0, "train_batch_count"] == 18
+
+
 def test_a_slow_first_step_does_not_end_the_first_epoch(cells, clock):
     class Slow(Callback):
         def on_batch_begin(self, net, **kwargs):
