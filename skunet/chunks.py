@@ -62,6 +62,7 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
         raise ValueError(f"All images must have the axes of the first; image {index} has shape {array.shape}.")
     if np.isnan(array.shape).any():
         raise ValueError(f"The size of image {index} must be known: call compute_chunk_sizes() on it first.")
+    name = f"image {index}"
     if images.has_channel_axis:
         array = array.rechunk({ndim: -1})
     size = tuple(array.shape[:ndim])
@@ -71,6 +72,11 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
     if constants is None:
         statistics = [delayed(_statistics)(block, ndim) for block in array.to_delayed().ravel()]
         constants = delayed(_constants)(segmenter.fitted_scaling_, statistics)
+    adaptation = segmenter._adaptation()
+    norm_statistics = None
+    if adaptation is not None:
+        parts = [array[window] for window in adaptation.windows(size)]
+        norm_statistics = delayed(_measure_norms, pure=False)(network, parts, constants, ndim, name)
     leading = () if output.n_leading is None or output.steps else (output.n_leading,)
     dtype: Any = segmenter.classes_.dtype if output.method == "predict" else np.float32
     if gives_instances(output.steps.steps):
@@ -83,11 +89,12 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
             output.method,
             array[reads],
             constants,
+            norm_statistics=norm_statistics,
             keep=None if is_one else keep,
             starts=tuple(span.start for span in reads),
             size=size,
             dtype=dtype,
-            name=f"image {index}",
+            name=name,
         )
         shape = (*leading, *(span.stop - span.start for span in keep))
         return dask.array.from_delayed(block, shape=shape, dtype=dtype)
@@ -127,12 +134,23 @@ def _constants(scaling: Any, statistics: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(image_scaling(scaling, merge_statistics(np.stack(statistics))))
 
 
+def _measure_norms(segmenter: Any, parts: Sequence[np.ndarray], constants: Any, ndim: int, name: str) -> Any:
+    pixels = [_as_pixels(part, ndim, name) for part in parts]
+    whole = (part.read(tuple(slice(0, n) for n in part.size)) for part in pixels)
+    return segmenter.measure_norms(whole, constants=constants)
+
+
+def _as_pixels(block: np.ndarray, ndim: int, name: str) -> ArrayPixels:
+    return ArrayPixels(block, tuple(block.shape[:ndim]), None, -1 if block.ndim > ndim else None, name)
+
+
 def _predict_block(
     segmenter: Any,
     method: str,
     block: np.ndarray,
     constants: Any,
     *,
+    norm_statistics: Any,
     keep: Window | None,
     starts: tuple[int, ...],
     size: tuple[int, ...],
@@ -140,9 +158,8 @@ def _predict_block(
     name: str,
 ) -> np.ndarray:
     """Return what is predicted in a window of an image, or in all of it, from the part that begins at `starts`."""
-    channel_axis = -1 if block.ndim > len(size) else None
-    part = ArrayPixels(block, tuple(block.shape[: len(size)]), None, channel_axis, name)
-    values = segmenter.predict_region(PlacedPixels(part, starts, size), keep, method=method, constants=constants)
+    pixels = PlacedPixels(_as_pixels(block, len(size), name), starts, size)
+    values = segmenter.predict_region(pixels, keep, method=method, constants=constants, norm_statistics=norm_statistics)
     if not can_hold(dtype, np.unique(values)):
         raise ValueError(
             f"postprocess must give labels of dtype {np.dtype(dtype)} for dask arrays; got {values.dtype}."

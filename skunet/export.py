@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -54,12 +55,25 @@ class OnnxExport:
         ValueError
             If the network takes no image size without a margin (`padding="valid"`), or if the file predicts otherwise
             than the segmenter, for a module whose layers depend on the size of the image; nothing is written then.
+
+        Warns
+        -----
+        UserWarning
+            If the segmenter adapts batch norms to each image (`norm_adaptation`), as the file does not.
         """
         self._check_ready()
         onnx, onnxruntime = (import_engine("onnxruntime", package) for package in ("onnx", "onnxruntime"))
         self._set_training(False)
         with torch.no_grad():
             inference = self._inference()
+        if inference.adaptation is not None:
+            warnings.warn(
+                "norm_adaptation must be 0 for a file that predicts as the segmenter: batch norms in the file keep the "
+                f"statistics of training, those here take a share of {inference.adaptation.share} from each image. "
+                'Use module__normalization="instance" for a network that looks at each image by itself.',
+                UserWarning,
+                stacklevel=2,
+            )
         if inference.geometry.margin:
             raise ValueError('export must have a network that keeps the size of images; got module__padding="valid".')
         probe = torch.from_numpy(self._draw_probe()[None]).float()  # (1, C, *S)

@@ -224,6 +224,10 @@ RULES: dict[str, tuple[Check, str]] = {
         '"torch", "openvino" or "onnxruntime"',
     ),
     "memory_limit": (lambda value: value is None or (_is_number(value) and value > 0), "None or a number of bytes"),
+    "norm_adaptation": (
+        lambda value: _is_auto(value) or (_is_number(value) and 0 <= value <= 1),
+        '"auto" or a number in 0..1',
+    ),
     "pretrained": (
         _is_pretrained,
         "None, the path of a file of weights, a state dict, or a fitted segmenter (a search clones those in its grid: "

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skunet.adaptation import NormAdaptation, NormStatistics
 from skunet.blending import IsDone, never
 from skunet.components import is_deeply_supervised, uncompiled
 from skunet.derived import kept_for
@@ -58,6 +59,10 @@ class Inference:
         What computes; others than torch take no `fit_params`.
     memory_limit : float or None
         Bytes that an automatic tile may take; None for a share of those that are free.
+    adaptation : NormAdaptation or None
+        What norms take from an image, instead of those of `module`.
+    norm_statistics : NormStatistics or None
+        By `measure_norms`; None where each image has its own.
     """
 
     module: nn.Module
@@ -70,6 +75,8 @@ class Inference:
     geometry: Geometry
     engine: str = "torch"
     memory_limit: float | None = None
+    adaptation: NormAdaptation | None = None
+    norm_statistics: NormStatistics | None = None
 
     def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of scaled patches, in one piece."""
@@ -119,16 +126,35 @@ class Inference:
             tile_size = choose_tile_size(self.tile_size, pixels.size, size_multiple=self.geometry.size_multiple)
         if tile_size is not None and not self.geometry.is_exactly_tileable:
             _warn_of_blending()
+        adapted = self._adapted(pixels, constants, fit_params)
         return predict_tiles(
             pixels,
             lambda tile, window: activate(
-                self._forward(scale(tile, constants, device=self.device), window, fit_params)
+                adapted._forward(scale(tile, constants, device=self.device), window, fit_params)
             ),
             tile_size=tile_size,
             geometry=self.geometry,
             turns=turns,
             is_done=is_done,
             region=region,
+        )
+
+    def _adapted(self, pixels: Pixels, constants: Tensor, fit_params: dict[str, Any]) -> "Inference":
+        """Return the inference of one image, whose norms have taken in what they take of it."""
+        if self.adaptation is None:
+            return self
+        statistics = self.norm_statistics
+        if statistics is None:
+            windows = self.adaptation.windows(pixels.size)
+            statistics = self.measure_norms(map(pixels.read, windows), constants, fit_params)
+        return replace(self, module=self.adaptation.network(statistics), adaptation=None)
+
+    def measure_norms(self, parts: Iterable[Tensor], constants: Tensor, fit_params: dict[str, Any]) -> NormStatistics:
+        """Return the statistics of the norms in parts (1, C, *P) of an image as it came, see `NormAdaptation`."""
+        plain = replace(self, engine="torch", adaptation=None)
+        return cast(NormAdaptation, self.adaptation).measure(
+            torch.cat([scale(part, constants, device=self.device) for part in parts]),
+            lambda network, patches: replace(plain, module=network).patches(patches, **fit_params),
         )
 
     def _auto_tile_size(self, pixels: Pixels, constants: Tensor) -> tuple[int, ...] | None:

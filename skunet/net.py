@@ -15,6 +15,7 @@ from skorch.exceptions import NotInitializedError
 from skorch.history import History
 from torch import Tensor, nn
 
+from skunet.adaptation import NormAdaptation, adaptation_of
 from skunet.allocation import LARGE, kept_memory
 from skunet.batch_records import BatchRecord, settle
 from skunet.callbacks import Freeze, TimeLimit, WeightAveraging
@@ -39,7 +40,7 @@ __all__ = ["SegmentationNet"]
 
 
 # What may be set on a fitted segmenter and acts at the next prediction.
-OF_PREDICTION = ("tile_size", "tta", "postprocess", "engine", "precision", "memory_limit")
+OF_PREDICTION = ("tile_size", "tta", "postprocess", "engine", "precision", "memory_limit", "norm_adaptation")
 
 
 class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
@@ -221,6 +222,16 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
             tile_size=self.tile_size,
             memory_limit=self.memory_limit,
             geometry=self._geometry(),
+            adaptation=None if is_training else self._adaptation(),
+        )
+
+    def _adaptation(self) -> NormAdaptation | None:
+        return adaptation_of(
+            uncompiled(self.module_),
+            self.norm_adaptation,
+            batch_size=self.batch_size_,
+            patch_size=self.patch_size_,
+            size_multiple=self.size_multiple_,
         )
 
     def _geometry(self) -> Geometry:

@@ -29,6 +29,7 @@ CONTENT = {
 FITTED = (
     *("classes_", "class_counts_", "n_channels_in_", "spatial_ndim_"),
     *("scaling_constants_", "fitted_scaling_", "seed_", "size_multiple_", "precision_", "flip_axes_"),
+    *("batch_size_", "patch_size_"),
 )
 # Parameters that set_params may have changed since, for the next fit.
 BUILT_WITH = ("depth", "filters")

@@ -1,7 +1,7 @@
 """From images to labels and probabilities, tile by tile, in the containers that the images came in."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skunet.adaptation import NormStatistics
 from skunet.allocation import LARGE, kept_memory
 from skunet.blending import IsDone, never
 from skunet.chunks import is_dask, predict_chunks
@@ -165,14 +166,30 @@ class ImagePrediction:
     def _kept_memory(self, pixels: Pixels) -> AbstractContextManager[None]:
         return kept_memory(if_so=self.memory_limit is None and self.device_ == "cpu" and math.prod(pixels.size) > LARGE)
 
-    def predict_region(self, pixels: Pixels, region: Window | None, *, method: str, constants: Any) -> np.ndarray:
-        """Return what `method` gives for a window of an image, or for all of it, with these constants of scaling."""
+    def measure_norms(self, parts: Iterable[Tensor], *, constants: Any) -> NormStatistics:
+        """Return what norms meet in parts (1, C, *P) of an image, with these constants of scaling."""
+        with self._ready_inference() as inference:
+            return inference.measure_norms(parts, torch.from_numpy(np.array(constants)), {})
+
+    def predict_region(
+        self,
+        pixels: Pixels,
+        region: Window | None,
+        *,
+        method: str,
+        constants: Any,
+        norm_statistics: NormStatistics | None = None,
+    ) -> np.ndarray:
+        """Return what `method` gives for a window of an image, or for all of it.
+
+        With these constants of scaling, and statistics by `measure_norms` where norms adapt to images.
+        """
         output = self._output(method)
         span = region or tuple(slice(0, n) for n in pixels.size)
         values = output.array(tuple(part.stop - part.start for part in span))
         starts = [part.start for part in span]
         with self._ready_inference() as inference, self._kept_memory(pixels):
-            scaled = replace(inference, constants=constants)
+            scaled = replace(inference, constants=constants, norm_statistics=norm_statistics)
             for window, scores in scaled.activated_tiles(pixels, output.activate, turns=self._turns(), region=region):
                 inside = tuple(shifted(part, start) for part, start in zip(window, starts, strict=True))
                 output.put(values, inside, scores)
@@ -205,6 +222,7 @@ class ImagePrediction:
 
     def _describe(self, output: Output, inference: Inference, n_images: int) -> dict[str, Any]:
         """Return all that decides the values, but for the pixels."""
+        norms = inference.adaptation
         description = {
             "method": output.method,
             "n_images": n_images,
@@ -214,6 +232,7 @@ class ImagePrediction:
             "precision": self.precision_,
             "engine": self.engine,
             "tta": self.tta,
+            "norm_adaptation": None if norms is None else [norms.share, norms.part_size, norms.most_parts],
             "predict_nonlinearity": self.predict_nonlinearity,
             "postprocess": self.postprocess if output.method == "predict" else None,
             # Which tiles there are makes no difference where they equal the whole.

@@ -45,14 +45,14 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     ignore_label : label or None, default=None
         A label of `y` that counts nowhere: not in the loss, not in the scores, never predicted.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Of the network's arithmetic, not of the loss. "auto" takes bfloat16 where the processor or GPU has instructions
-        for it, float16 on the GPUs just before these, else float32, which is never TensorFloat-32.
+        Of the network, not of the loss. "auto" takes bfloat16 where the processor or GPU has instructions for it,
+        float16 on the GPUs just before these, else float32, never TensorFloat-32.
     tile_size : "auto", None, int or tuple of int, default="auto"
         Kept pixels per side of the tiles in which large images are predicted, rounded up to a multiple of `2**depth`.
         None takes each image whole; "auto" is as large as is fast and fits half the free memory, or `memory_limit`.
     tta : bool or list of str, default=False
-        Test-time augmentation: average over all flips and turns along `flip_axes_`, or the image and those named:
-        flip_depth, flip_vertical, flip_horizontal, turn_90, turn_180, turn_270, transpose, antitranspose.
+        Average over all flips and turns along `flip_axes_`, or the image and those named: flip_depth, flip_vertical,
+        flip_horizontal, turn_90, turn_180, turn_270, transpose, antitranspose.
     postprocess : None, callable, transformer, or list of these, default=None
         Done to what `predict` would return, one whole image at a time: functions from labels (*S) to labels, or steps
         of `skunet.postprocessing`. One with an attribute `takes_probabilities=True` gets probabilities (K, *S) and
@@ -63,6 +63,9 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     memory_limit : float or None, default=None
         Bytes that a training step may take, beside data and libraries, by an estimate: patches are cropped (where
         `patch_size` is None) and batches made smaller. So are tiles.
+    norm_adaptation : "auto" or float, default="auto"
+        Share, in 0..1, of the image's own statistics, measured in parts of it, in the batch norms that predict it.
+        "auto" is 0.5 where a training batch was one patch, as of most volumes, else 0.
     pretrained : None, path, fitted segmenter or state dict, default=None
         Weights to start a new fit from, see `skunet.pretrained`: of layers that agree; a first convolution is adapted
         to other channels, a head to other labels, and the rest is new. Of these `save` keeps a path alone.
@@ -91,13 +94,10 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
     callbacks : None, "disable" or list, default=None
         Added to the default ones: `epoch_timer`, `train_loss`, `valid_loss`, `iou`, `averaging`, `early_stopping`,
         `progress`, `print_log`. `callbacks__early_stopping=None` switches one off.
-    predict_nonlinearity : "auto", None or callable, default="auto"
-        From logits to probabilities; "auto" is the softmax over classes.
-    warm_start : bool, default=False
-        Whether `fit` goes on from the weights it has.
+    predict_nonlinearity : "auto" (softmax over classes), None or callable, default="auto"
+    warm_start : bool (whether `fit` goes on from the weights it has), default=False
     verbose : int, default=1
-    device : str, default="auto"
-        "auto" takes CUDA, then MPS, then the CPU.
+    device : str ("auto" takes CUDA, then MPS, then the CPU), default="auto"
     compile : bool, default=False
         Whether to train with `torch.compile` (CUDA graphs: `compile__mode="reduce-overhead"`), in one graph, as a last,
         smaller batch is left out. Prediction and files use the plain network.
@@ -152,6 +152,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         postprocess: Any = None,
         engine: str = "torch",
         memory_limit: float | None = None,
+        norm_adaptation: Any = "auto",  # figures: `choose_share`
         pretrained: Any = None,
         random_state: Any = None,
         module: Any = UNet,
@@ -192,6 +193,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         self.postprocess = postprocess
         self.engine = engine
         self.memory_limit = memory_limit
+        self.norm_adaptation = norm_adaptation
         self.micro_batch_size = micro_batch_size
         self.pretrained = pretrained
         self.random_state = random_state
@@ -234,8 +236,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
             Images of one group (patient, car, film) stay on one side of the validation split.
         sample_weight : array-like of shape (N,) or (N, *S), optional
             Weights of images or pixels in the loss, at least 0. Images without any weight are left out.
-        **fit_params
-            Given to the module's forward, as in skorch.
+        **fit_params : given to the module's forward, as in skorch
 
         Returns
         -------
@@ -273,8 +274,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         ----------
         X, y, groups, sample_weight, **fit_params
             As in `fit`. Channels, rank and labels must be those of the first fit.
-        classes : list of labels, optional
-            All labels that will ever occur; for the first call.
+        classes : list of all labels that will ever occur, optional; for the first call
 
         Returns
         -------

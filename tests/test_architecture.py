@@ -31,7 +31,7 @@ LAYERS = [
         *("threshold_scores", "export", "postprocessing", "border_weights"),
     ],
     ["patches", "persistence", "image_by_image", "inference", "chunks", "pretrained"],
-    ["receptive_field"],
+    ["receptive_field", "adaptation"],
     ["training_set", "files", "tiling", "sampling"],
     ["turning", "blending", "journal"],
     ["pixels"],

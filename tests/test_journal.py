@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -82,6 +83,7 @@ def test_what_is_written_is_not_predicted_again(cells, tiled, tmp_path, count_fo
         {"module__normalization": "instance", "tta": ["turn_90"]},
         {"tta": True},
         {"postprocess": RemoveSmall(5)},
+        {"norm_adaptation": 1.0},
     ],
     ids=str,
 )
@@ -137,6 +139,8 @@ def test_another_prediction_is_not_gone_on_with(cells, tiled, tmp_path, count_fo
         other.predict(X[:1], out=out, resume=True)
     with pytest.raises(ValueError, match=r"n_images was 1, is 2"):
         tiled.predict(X[:2], out=np.memmap(tmp_path / "out", np.uint8, mode="w+", shape=(2, 32, 32)), resume=True)
+    with pytest.raises(ValueError, match="norm_adaptation was"):
+        copy.deepcopy(tiled).set_params(norm_adaptation=0.5).predict(X[:1], out=out, resume=True)
     np.testing.assert_array_equal(other.predict(X[:1], out=out), other.predict(X[:1]))
     assert not (tmp_path / "out.progress").exists()
 

@@ -72,6 +72,15 @@ def test_slices_beyond_those_of_the_volume_that_trained():
     assert dice_score(y[24:, 140:], predicted[24:], average=None)[1] > 0.6  # 0.1 where pixels beside them never train
 
 
+def test_the_whole_of_a_volume_that_trained_in_part():
+    volumes = np.load(real_data("microtubules3d.npz"))
+    X, y = volumes["x_1"], volumes["y_1"]
+    segmenter = UNetSegmenter(max_epochs=15, random_state=0).fit([X[:, :140]], [y[:, :140]])
+    (predicted,) = segmenter.predict([X])
+    # .22 where norms keep the statistics of training, which are those of smaller patches
+    assert dice_score(y[:, 140:], predicted[:, 140:], average=None)[1] > 0.6
+
+
 def test_road_scenes_with_void_ignored():
     def read(part):
         paired = pair_files(real_data("camvid", part), real_data("camvid", f"{part}annot"))
