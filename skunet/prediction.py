@@ -232,7 +232,7 @@ class ImagePrediction:
             "precision": self.precision_,
             "engine": self.engine,
             "tta": self.tta,
-            "norm_adaptation": None if norms is None else [norms.share, norms.part_size, norms.most_parts],
+            "norm_adaptation": None if norms is None else [norms.share, norms.part_size, norms.patch_pixels],
             "predict_nonlinearity": self.predict_nonlinearity,
             "postprocess": self.postprocess if output.method == "predict" else None,
             # Which tiles there are makes no difference where they equal the whole.

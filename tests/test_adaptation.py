@@ -38,40 +38,47 @@ def scaled(images):
 
 
 @given(
-    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=2, max_size=3), most=st.integers(1, 20)
+    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=2, max_size=3),
+    patch_pixels=st.integers(1, 10**5),
 )
 @settings(max_examples=50, deadline=None)
-def test_parts_have_one_size_and_leave_out_nothing_where_they_are_few(sizes, most):
+def test_parts_have_one_size_and_leave_out_nothing_where_they_are_few(sizes, patch_pixels):
     size, part_size = tuple(n for n, _ in sizes), tuple(n for _, n in sizes)
-    windows = NormAdaptation(nn.Identity(), 0.5, part_size, most).windows(size)
+    windows = NormAdaptation(nn.Identity(), 0.5, part_size, patch_pixels).windows(size)
+    assert all(0 <= span.start < span.stop <= n for window in windows for span, n in zip(window, size, strict=True))
     shapes = {tuple(span.stop - span.start for span in window) for window in windows}
     assert len(shapes) == 1
-    assert all(n <= largest for n, largest in zip(shapes.pop(), part_size, strict=True))
-    assert all(0 <= span.start < span.stop <= n for window in windows for span, n in zip(window, size, strict=True))
+    shape = shapes.pop()
+    seen = np.zeros(size, bool)
+    for window in windows:
+        seen[window] = True
+    if np.prod(size) <= 2.5 * patch_pixels:
+        assert shape == size
+        assert len(windows) == 1
+        return
+    assert all(n <= largest for n, largest in zip(shape, part_size, strict=True))
     n_needed = np.prod([-(-n // largest) for n, largest in zip(size, part_size, strict=True)])
+    most = max(2 * patch_pixels // np.prod(part_size), 4)
     assert len(windows) == min(n_needed, most)
-    if n_needed <= most:
-        seen = np.zeros(size, bool)
-        for window in windows:
-            seen[window] = True
-        assert seen.all()
+    assert seen.all() == (n_needed <= most)
 
 
 def test_many_parts_come_from_all_over_the_image():
-    windows = NormAdaptation(nn.Identity(), 0.5, (8, 8, 8), 16).windows((80, 80, 80))
+    windows = NormAdaptation(nn.Identity(), 0.5, (8, 8, 8), 8 * 8**3).windows((80, 80, 80))
     for axis in range(3):
         assert len({window[axis].start for window in windows}) > 3
-    assert windows == NormAdaptation(nn.Identity(), 1.0, (8, 8, 8), 16).windows((80, 80, 80))
+    assert windows == NormAdaptation(nn.Identity(), 1.0, (8, 8, 8), 8 * 8**3).windows((80, 80, 80))
 
 
 @pytest.mark.parametrize(
-    ("patch_size", "part_size", "most_parts"),
-    [((128, 128, 128), (64, 64, 64), 16), ((32, 128, 128), (32, 64, 64), 8), ((32, 32, 32), (32, 32, 32), 4)],
+    ("patch_size", "part_size"),
+    [((128, 128, 128), (64, 64, 64)), ((32, 128, 128), (32, 64, 64)), ((32, 32, 32), (32, 32, 32))],
 )
-def test_parts_together_have_the_pixels_of_two_patches(patch_size, part_size, most_parts):
+def test_parts_follow_from_the_patches(patch_size, part_size):
     network = UNet(1, 2, depth=1, filters=2, spatial_ndim=3)
     adaptation = adaptation_of(network, "auto", batch_size=1, patch_size=patch_size, size_multiple=16)
-    assert (adaptation.share, adaptation.part_size, adaptation.most_parts) == (0.5, part_size, most_parts)
+    assert (adaptation.share, adaptation.part_size) == (0.5, part_size)
+    assert adaptation.patch_pixels == np.prod(patch_size)
 
 
 def test_with_all_of_an_image_it_is_normalized_as_in_training(volumes):
@@ -97,7 +104,7 @@ def test_norms_have_a_mean_of_both_statistics():
     first.running_mean.fill_(3.0)
     before = copy.deepcopy(network.state_dict())
     patches = torch.randn(3, 1, 4, 4, 4)
-    adaptation = NormAdaptation(network, 0.25, (4, 4, 4), 16)
+    adaptation = NormAdaptation(network, 0.25, (4, 4, 4), 64)
     with torch.no_grad():
         met = network.encoder[0].convolutions[0](patches)
         statistics = adaptation.measure(patches, lambda module, images: module(images))
