@@ -23,10 +23,10 @@ NormStatistics = dict[str, Tensor]
 
 # Pixels per axis of a part, at the lowest resolution, where patches have as many.
 ENOUGH = 4
-# An image of no more pixels than `WHOLE` patches is measured whole, of larger ones parts of as many as `PATCHES`, all at
-# once, and at least so many parts; the memory for it is 1.2 and 1.1 times that of training on one patch. Mean Dice, as
-# in `choose_share`, of nuclei measured whole .835 and .806, in parts of half a patch's sides .836 and .776. With all of
-# two tomograms, which are 2.4 and 1.8 patches: measured whole .69 and .66; in 2 of 4 parts, as large as patches, .69
+# An image of no more pixels than `WHOLE` patches is measured whole, of larger ones parts of as many as `PATCHES`, all
+# at once, and at least so many parts; the memory for it is 1.2 and 1.1 times that of training on one patch. Mean Dice,
+# as in `choose_share`, of nuclei measured whole .835 and .806, in parts of half a patch's sides .836 and .776. With all
+# of two tomograms, which are 2.4 and 1.8 patches: measured whole .69 and .66; in 2 of 4 parts, as large as patches, .69
 # and .57; in 8 of 16 with half the sides .70 and .67, in 4 of these .56 (the second). Parts that are measured one by
 # one say less: .65, not .96.
 WHOLE, PATCHES, LEAST = 2.5, 2, 4
