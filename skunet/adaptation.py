@@ -1,4 +1,4 @@
-"""Batch norms with statistics of the image that is predicted, measured in parts no larger than training patches."""
+"""Batch norms with statistics of the image that is predicted, measured whole or in parts of it."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from skunet.folding import folded_norms
+from skunet.geometry import ENOUGH
 from skunet.pixels import Window
 from skunet.randomness import make_generator
 
@@ -21,8 +22,6 @@ __all__ = ["NormAdaptation", "NormStatistics", "adaptation_of", "choose_share"]
 # By the names of the norms: mean and variance of each channel, (2, C).
 NormStatistics = dict[str, Tensor]
 
-# Pixels per axis of a part, at the lowest resolution, where patches have as many.
-ENOUGH = 4
 # An image of no more pixels than `WHOLE` patches is measured whole, of larger ones parts of as many as `PATCHES`, all
 # at once, and at least so many parts; the memory for it is 1.2 and 1.1 times that of training on one patch. Mean Dice,
 # as in `choose_share`, of nuclei measured whole .835 and .806, in parts of half a patch's sides .836 and .776. With all
@@ -125,10 +124,9 @@ class NormAdaptation:
         """
         network = _with_own_buffers(self.module)
         norms = _norms(network)
-        handles = [norm.register_forward_pre_hook(self._take_in) for norm in norms.values()]
+        for norm in norms.values():
+            norm.register_forward_pre_hook(self._take_in)
         forward(network, patches)
-        for handle in handles:
-            handle.remove()
         return {name: _statistics(norm) for name, norm in norms.items()}
 
     def _take_in(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -141,8 +139,7 @@ class NormAdaptation:
         """Return a network with these statistics, its norms inside the convolutions before them."""
         network = _with_own_buffers(self.module)
         for name, norm in _norms(network).items():
-            if name in statistics:
-                _put(statistics[name], norm)
+            _put(statistics[name], norm)
         return folded_norms(network)
 
 

@@ -72,11 +72,7 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
     if constants is None:
         statistics = [delayed(_statistics)(block, ndim) for block in array.to_delayed().ravel()]
         constants = delayed(_constants)(segmenter.fitted_scaling_, statistics)
-    adaptation = segmenter._adaptation()
-    norm_statistics = None
-    if adaptation is not None:
-        parts = [array[window] for window in adaptation.windows(size)]
-        norm_statistics = delayed(_measure_norms, pure=False)(network, parts, constants, ndim, name)
+    norm_statistics = _lazy_norm_statistics(network, segmenter, array, constants, size, name)
     leading = () if output.n_leading is None or output.steps else (output.n_leading,)
     dtype: Any = segmenter.classes_.dtype if output.method == "predict" else np.float32
     if gives_instances(output.steps.steps):
@@ -132,6 +128,19 @@ def _statistics(block: np.ndarray, ndim: int) -> np.ndarray:
 
 def _constants(scaling: Any, statistics: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(image_scaling(scaling, merge_statistics(np.stack(statistics))))
+
+
+def _lazy_norm_statistics(
+    network: Any, segmenter: Any, array: Any, constants: Any, size: tuple[int, ...], name: str
+) -> Any:
+    """Return what the norms will meet in an image; None where they adapt to none."""
+    from dask import delayed
+
+    adaptation = segmenter._adaptation()
+    if adaptation is None:
+        return None
+    parts = [array[window] for window in adaptation.windows(size)]
+    return delayed(_measure_norms, pure=False)(network, parts, constants, len(size), name)
 
 
 def _measure_norms(segmenter: Any, parts: Sequence[np.ndarray], constants: Any, ndim: int, name: str) -> Any:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Geometry", "PlainGeometry", "SameSize", "round_up", "uncut_size"]
+__all__ = ["ENOUGH", "Geometry", "PlainGeometry", "SameSize", "round_up", "uncut_size"]
+
+# Pixels per axis, at the lowest resolution, of which one more or less is no matter.
+ENOUGH = 4
 
 
 class Geometry(Protocol):

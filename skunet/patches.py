@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from skunet.augmentation import Augmentation, augment_batch
-from skunet.geometry import Geometry, uncut_size
+from skunet.geometry import ENOUGH, Geometry, uncut_size
 from skunet.images import as_tensor
 from skunet.memory import USEFUL_SIDE
 from skunet.mirroring import reflect
@@ -28,8 +28,6 @@ __all__ = [
     "unpack_inputs",
 ]
 
-# Pixels per axis, at the lowest resolution, of which one more or less is no matter.
-ENOUGH = 4
 # Pixels of a patch above which one makes a batch.
 LARGE = 2**18
 

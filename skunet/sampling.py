@@ -161,8 +161,7 @@ class PatchSampler(Sampler[BatchPlan]):
     def __len__(self) -> int:
         if self.n_batches is not None:
             return self.n_batches
-        n_full, rest = divmod(len(self.indices), self.batch_size)
-        return n_full + (rest > 0 and not self.drop_last)
+        return len(self.indices) // self.batch_size if self.drop_last else self.batches_per_pass
 
     def __iter__(self) -> Iterator[BatchPlan]:
         epoch, self.epoch = self.epoch, self.epoch + 1
