@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -105,12 +105,16 @@ class NormAdaptation:
         """
         if math.prod(size) <= WHOLE * self.patch_pixels:
             return [tuple(slice(0, side) for side in size)]
-        parts = list(product(*(_cover(side, most) for side, most in zip(size, self.part_size, strict=True))))
+        spans = [_cover(side, most) for side, most in zip(size, self.part_size, strict=True)]
         n_parts = max(PATCHES * self.patch_pixels // math.prod(self.part_size), LEAST)
-        if len(parts) <= n_parts:
-            return parts
+        shape = [len(axis) for axis in spans]
+        if math.prod(shape) <= n_parts:
+            return list(product(*spans))
         generator = make_generator(0)
-        return [parts[generator.choice(stratum)] for stratum in np.array_split(np.arange(len(parts)), n_parts)]
+        # One of each stratum; of large images there are too many parts to make a list of.
+        bounds = [math.prod(shape) * i // n_parts for i in range(n_parts + 1)]
+        chosen = [np.unravel_index(generator.integers(*stratum), shape) for stratum in pairwise(bounds)]
+        return [tuple(axis[at] for axis, at in zip(spans, place, strict=True)) for place in chosen]
 
     def measure(self, patches: Tensor, forward: Callable[[nn.Module, Tensor], object]) -> NormStatistics:
         """Return what each norm meets in patches of an image, mixed with the statistics of training.

@@ -34,6 +34,9 @@ from skunet.workers import is_in_worker
 
 __all__ = ["ImageBatching"]
 
+# Options of a DataLoader that only those with workers may have.
+OF_WORKERS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout")
+
 
 def _as_is(batch: Any) -> Any:
     """Collate a batch that was assembled at once."""
@@ -155,7 +158,8 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
         arguments = {"batch_size": self.batch_size}
         arguments |= self.get_params_for("iterator_train" if training else "iterator_valid")
         if is_in_worker():
-            arguments["num_workers"] = 0  # workers of a search can start none, and have the cores already
+            # Workers of a search can start none, and have the cores already.
+            arguments = {name: value for name, value in arguments.items() if name not in OF_WORKERS}
         if arguments["batch_size"] == -1:
             arguments["batch_size"] = len(data)
         # A generator of its own: the loader would draw a base seed from torch's global one.

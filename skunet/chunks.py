@@ -9,7 +9,7 @@ import numpy as np
 
 from skunet.containers import Container, object_array
 from skunet.geometry import Geometry, round_up
-from skunet.images import Images, can_hold
+from skunet.images import Images, can_hold, check_pixels
 from skunet.pixels import ArrayPixels, PlacedPixels, Window
 from skunet.scaling import image_scaling, image_statistics, merge_statistics
 from skunet.steps import gives_instances
@@ -70,7 +70,7 @@ def _predict_image(network: Any, segmenter: Any, images: Images, output: Any, ar
     spans = [[slice(0, n)] for n in size] if is_one else _aligned_spans(array.chunks[:ndim], geometry)
     constants = segmenter.scaling_constants_
     if constants is None:
-        statistics = [delayed(_statistics)(block, ndim) for block in array.to_delayed().ravel()]
+        statistics = [delayed(_statistics)(block, ndim, name) for block in array.to_delayed().ravel()]
         constants = delayed(_constants)(segmenter.fitted_scaling_, statistics)
     norm_statistics = _lazy_norm_statistics(network, segmenter, array, constants, size, name)
     leading = () if output.n_leading is None or output.steps else (output.n_leading,)
@@ -121,8 +121,9 @@ def _aligned_spans(chunks: Sequence[Sequence[int]], geometry: Geometry) -> list[
     return spans
 
 
-def _statistics(block: np.ndarray, ndim: int) -> np.ndarray:
+def _statistics(block: np.ndarray, ndim: int, name: str) -> np.ndarray:
     channels = np.moveaxis(block, -1, 0) if block.ndim > ndim else block[None]
+    check_pixels(channels, name)  # a chunk far from the one that is asked for may be the only one to hold NaN
     return image_statistics(channels)[None]  # (1, C, 5)
 
 

@@ -126,7 +126,9 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
     if ignore_index != -1:  # an instance that the user made
         target = target.masked_fill(target == -1, ignore_index)
     if weights is None:
-        return torch.as_tensor(criterion(logits, target))
+        loss = torch.as_tensor(criterion(logits, target))
+        # torch's mean over no pixels is NaN.
+        return torch.where((target != ignore_index).any(), loss, torch.zeros_like(loss))
     if "sample_weight" in inspect.signature(criterion.forward).parameters:
         return torch.as_tensor(criterion(logits, target, sample_weight=weights))
     if not hasattr(criterion, "reduction"):

@@ -52,15 +52,17 @@ class Container:
     original_sizes: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) if self.shape is None else self.shape[0]  # zarr arrays have no length
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.read(self.items[int(index)])
 
     def describe(self, index: int) -> str:
         """Return what an error calls one item, with its path where it has one."""
-        one = "mask" if self.name == "y" else "image"
-        path = self.items[index] if isinstance(self.items, list | np.ndarray) else None
+        one, items = "mask" if self.name == "y" else "image", self.items
+        while isinstance(items, PickedItems):
+            index, items = int(items.indices[index]), items.items
+        path = items[index] if isinstance(items, list | np.ndarray) else None
         return f"{one} {index}" + (f" ({path})" if isinstance(path, str | Path) else "")
 
     def item_ndim(self) -> int:
@@ -82,17 +84,6 @@ class Container:
         if isinstance(item, str | Path):
             return open_array(item) if self.read is read_image else None  # what is read of a mask may be less
         return item if is_lazy(item) else None
-
-    def as_user_array(self) -> Any:
-        """Return the items so that an array of positions can index them."""
-        if not isinstance(self.items, list | PickedItems):
-            return self.items
-        if self.shape is not None and isinstance(self.items, PickedItems):
-            picked = self.items
-            if isinstance(picked.items, np.ndarray | Tensor):
-                return picked.items[picked.indices]
-            return np.stack([self[index] for index in range(len(self))])
-        return object_array(self.items)
 
 
 def is_lazy(data: Any) -> bool:
@@ -157,7 +148,7 @@ def _open_known(data: Any, name: str) -> Container:
         return _open_items(list(data), name, "list")
     if isinstance(data, np.ndarray) and (data.dtype.kind == "O" or (data.dtype.kind in "US" and data.ndim == 1)):
         return _open_object_array(data, name)
-    if all(hasattr(data, attribute) for attribute in ("shape", "dtype", "__len__", "__getitem__")):
+    if all(hasattr(data, attribute) for attribute in ("shape", "dtype", "__getitem__")):
         if len(data.shape) < 3:
             raise ValueError(
                 f"{name} must be {RULES[name]}; got shape {tuple(data.shape)}. Reshape your data: "

@@ -137,6 +137,7 @@ def check_zero_epochs(estimator: Any, data: ContractData) -> None:
 def check_partial_fit(estimator: Any, data: ContractData) -> None:
     """Images that come in parts rarely show every class, so that partial_fit must keep those of its first call."""
     need_method(estimator, "partial_fit")
+    need_many_classes(estimator)
     fresh = make_fresh(estimator)
     expect(fresh.partial_fit(data.X, data.y_three, classes=[0, 1, 2]) is fresh, "partial_fit must return self.")
     fresh.partial_fit(data.X[:2], np.zeros_like(data.y[:2]))

@@ -76,6 +76,7 @@ def check_classes(estimator: Any, data: ContractData) -> None:
 def check_listed_classes(estimator: Any, data: ContractData) -> None:
     """A fold may lack a class: one that is listed keeps its place, so that probabilities of folds fit together."""
     need_parameter(estimator, "classes")
+    need_many_classes(estimator)
     fresh = make_fresh(estimator, classes=[0, 1, 2])
     fresh.fit(data.X, data.y * np.uint8(2))
     expect(list(fresh.classes_) == [0, 1, 2], f"classes_ must be those listed; got {list(fresh.classes_)}.")

@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skunet.containers import object_array
+from skunet.hyperparameters import find_setting
 from skunet.image_array import find_labels, give_back, indexable_pair
-from skunet.image_by_image import find_setting
 from skunet.splits import check_splitter
 
 __all__ = ["cross_val_predict"]

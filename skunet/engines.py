@@ -3,8 +3,9 @@
 import io
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from skunet.derived import kept_for
 from skunet.network import UNet
+from skunet.reach import cut
 
-__all__ = ["NetworkLevels", "engine_logits", "import_engine", "to_onnx"]
+__all__ = ["NetworkLevels", "computes_as_unet", "engine_logits", "import_engine", "to_onnx"]
 
 
 def engine_logits(module: nn.Module, images: Tensor, *, engine: str, precision: str) -> Tensor:
@@ -39,15 +41,29 @@ def engine_logits(module: nn.Module, images: Tensor, *, engine: str, precision: 
         If the engine is not installed.
     """
     compile_network = {"openvino": _compile_openvino, "onnxruntime": _compile_onnxruntime}[engine]
+    size = images.shape[2:]
+    if _takes_all_sizes(module):
+        images = module.complete(images)  # NetworkLevels does not
     images = images.cpu().contiguous()
     key = (engine, precision, torch.get_num_threads(), None if _takes_all_sizes(module) else images.shape)
-    compiled = kept_for(module, key, lambda: compile_network(module, images, precision))
-    logits: np.ndarray = compiled(images.numpy())
-    return torch.from_numpy(logits)
+    compiled = kept_for(module, key, lambda: compile_network(_on_cpu(module), images, precision))
+    logits = torch.from_numpy(compiled(images.numpy()))
+    return cut(logits, [slice(0, side) for side in size]) if _takes_all_sizes(module) else logits
 
 
-def _takes_all_sizes(module: nn.Module) -> bool:
-    return isinstance(module, UNet) and module.padding == "same"
+def computes_as_unet(module: nn.Module) -> TypeGuard[UNet]:
+    """Return whether a network is a `UNet`, or one made of it whose forward pass is the same."""
+    kind: Any = type(module)
+    return isinstance(module, UNet) and (kind.forward, kind.levels) == (UNet.forward, UNet.levels)
+
+
+def _takes_all_sizes(module: nn.Module) -> TypeGuard[UNet]:
+    return computes_as_unet(module) and module.padding == "same"
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    is_there = all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+    return module if is_there else deepcopy(module).cpu()
 
 
 def _compile_openvino(module: nn.Module, images: Tensor, precision: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -105,7 +121,7 @@ class NetworkLevels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images of a size that is a multiple, or legal, to logits."""
         network = self.network
-        logits = network.levels(images) if isinstance(network, UNet) else network(images)
+        logits = network.levels(images) if computes_as_unet(network) else network(images)
         logits = logits[0] if isinstance(logits, tuple) else logits
         return torch.as_tensor(logits).float()
 

@@ -150,13 +150,14 @@ class VotingClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # t
         self._check()
         images = LabelledImages(X, y, groups, sample_weight)
         members = [(name, estimator) for name, estimator in self.estimators if not _is_dropped(estimator)]
-        self.estimators_ = Parallel(n_jobs=self.n_jobs)(
+        estimators = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_member)(images, estimator, f"({number} of {len(members)}) {name}" if self.verbose else None)
             for number, (name, estimator) in enumerate(members, 1)
         )
-        fitted = dict(zip([name for name, _ in members], self.estimators_, strict=True))
+        self.classes_ = _join_classes([member.classes_ for member in estimators])
+        self.estimators_ = estimators
+        fitted = dict(zip([name for name, _ in members], estimators, strict=True))
         self.named_estimators_ = Bunch(**{name: fitted.get(name, "drop") for name, _ in self.estimators})
-        self.classes_ = _join_classes([member.classes_ for member in self.estimators_])
         return self
 
     def _check(self) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from skunet.components import uncompiled
 from skunet.engines import NetworkLevels, import_engine, to_onnx
+from skunet.geometry import round_up
 from skunet.inference import Inference, check_logits
+from skunet.mirroring import mirror_pad
 from skunet.scaling import CONSTANT, scale
 from skunet.state_file import replace_file
 
@@ -76,7 +78,7 @@ class OnnxExport:
             )
         if inference.geometry.margin:
             raise ValueError('export must have a network that keeps the size of images; got module__padding="valid".')
-        probe = torch.from_numpy(self._draw_probe()[None]).float()  # (1, C, *S)
+        probe = _fill(torch.from_numpy(self._draw_probe()[None]).float(), inference.geometry.size_multiple)
         network = _Standalone(inference, self._get_predict_nonlinearity())
         model = onnx.load_from_string(to_onnx(network, probe, is_any_size=True, output="probabilities"))
         about = {"classes": self.classes_.tolist(), "size_multiple": inference.geometry.size_multiple}
@@ -86,6 +88,13 @@ class OnnxExport:
         for images in (probe, torch.cat([probe, probe.flip(-1)], dim=-1)):
             _compare(session.run(None, {"images": images.numpy()})[0], network, images)
         replace_file(Path(os.path.realpath(path)), data)
+
+
+def _fill(images: Tensor, multiple: int) -> Tensor:
+    """Return images (1, C, *S) mirrored to sides that are multiples, of two or more pixels at the lowest resolution."""
+    sides = [round_up(side, multiple) for side in images.shape[2:]]
+    sides[-1] = max(sides[-1], 2 * multiple)
+    return mirror_pad(images, [0] * len(sides), [n - old for n, old in zip(sides, images.shape[2:], strict=True)])
 
 
 def _compare(found: np.ndarray, network: nn.Module, images: Tensor) -> None:

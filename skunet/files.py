@@ -68,7 +68,7 @@ def _is_image(path: Path) -> bool:
 def _natural_order(path: Path) -> tuple[Any, ...]:
     """Sort digits as numbers; names that differ in case or leading zeros only, as they are."""
     parts = re.split(r"(\d+)", path.name.casefold())  # text and digits take turns, text first
-    return *(int(part) if i % 2 else part for i, part in enumerate(parts)), path.name
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), path.name
 
 
 @dataclass(frozen=True)

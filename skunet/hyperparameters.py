@@ -1,4 +1,4 @@
-"""The ranges of the hyperparameters, checked once at the start of fit."""
+"""Hyperparameters: their ranges, checked once at the start of fit, and those of estimators inside others."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["check_hyperparameters", "check_keywords", "check_spacing"]
+__all__ = ["check_hyperparameters", "check_keywords", "check_spacing", "find_setting"]
 
 Check = Callable[[Any], bool]
 
@@ -247,3 +247,20 @@ RULES: dict[str, tuple[Check, str]] = {
     ),
     "device": (_is_device, '"auto" or a device that this machine has, such as "cpu" or, with a GPU, "cuda:0"'),
 }
+
+
+def find_setting(estimator: Any, name: str) -> Any:
+    """Return a parameter of an estimator, or of the first one inside it that has a value for it; else None.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skunet import UNetSegmenter
+    >>> find_setting(make_pipeline(UNetSegmenter(ignore_label=255)), "ignore_label")
+    255
+    """
+    value = getattr(estimator, name, None)
+    for part in estimator.get_params().values():
+        if value is None and hasattr(part, "fit") and hasattr(part, "get_params") and not isinstance(part, type):
+            value = find_setting(part, name)
+    return value

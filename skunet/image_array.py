@@ -1,6 +1,7 @@
 """Images in a form that scikit-learn's own tools can count, index and split, without reading them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from torch import Tensor
 
-from skunet.containers import object_array, open_container
+from skunet.containers import is_lazy, object_array, open_container
 from skunet.image_files import read_mask
 from skunet.labels import count_labels
 from skunet.resizing import ResizedImages
@@ -52,13 +53,21 @@ def indexable_pair(X: Any, y: Any, estimator: Any = None) -> tuple[Any, Any]:
     """Return images and masks for scikit-learn's tools: stacks in memory as they are, all else as object arrays.
 
     Masks in files become paths that numpy can read, so that any scorer finds arrays. An estimator that
-    `takes_lazy_images` gets large stacks as views: scikit-learn then cuts its folds without copying, and workers share
-    the pixels, which joblib maps into their memory.
+    `takes_lazy_images` gets large and lazy stacks as views: scikit-learn then cuts its folds without copying, and
+    workers share the pixels, which joblib maps into their memory, or read them themselves.
     """
-    images = _indexable(X, "X")
-    if getattr(estimator, "takes_lazy_images", False) and isinstance(images, np.ndarray) and images.nbytes > MAPPED:
-        images = StackView(images, np.arange(len(images)))
+    images = _indexable(X, "X") if not getattr(estimator, "takes_lazy_images", False) else _viewed(X)
     return images, None if y is None else _indexable(y, "y")
+
+
+def _viewed(data: Any) -> Any:
+    """Return a large or lazy stack as a view, all else as it can be indexed."""
+    stack = open_container(data, "X").items if isinstance(data, str | Path) else data
+    if isinstance(stack, np.memmap) or (is_lazy(stack) and not hasattr(stack, "iloc")):
+        return StackView(stack, np.arange(stack.shape[0]))
+    images = _indexable(stack, "X")
+    is_large = isinstance(images, np.ndarray) and images.nbytes > MAPPED and images.dtype != object
+    return StackView(images, np.arange(len(images))) if is_large else images
 
 
 def _indexable(data: Any, name: Literal["X", "y"]) -> Any:
@@ -166,6 +175,9 @@ class StackView(Sequence[Any]):
         which, *within = key if isinstance(key, tuple) else (key,)
         indices = self.indices[which]
         if np.ndim(indices) == 0:
+            if within and all(isinstance(part, slice) for part in within):
+                with suppress(Exception):  # a stack may take whole numbers alone, and refuses others in its own way
+                    return np.asarray(self.stack[(int(indices), *within)])
             image = np.asarray(self.stack[int(indices)])
             return image[tuple(within)] if within else image
         if not all(_takes_all(part) for part in within):  # scikit-learn asks for [which, ...]
@@ -187,8 +199,7 @@ def _takes_all(part: Any) -> bool:
 def pick_images(data: Any, indices: np.ndarray) -> Any:
     """Return the items at `indices` in a container of the same kind; of a lazy array a `StackView`, unread."""
     is_table = hasattr(data, "iloc")
-    is_lazy = not is_table and all(hasattr(data, name) for name in ("shape", "dtype", "__len__", "__getitem__"))
-    if is_lazy and not isinstance(data, Tensor) and (isinstance(data, np.memmap) or not isinstance(data, np.ndarray)):
+    if not is_table and (is_lazy(data) or isinstance(data, np.memmap)):
         return StackView(data, np.asarray(indices))
     return _safe_indexing(data, indices)
 

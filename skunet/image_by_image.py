@@ -16,17 +16,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, ShuffleSplit, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch.utils.data import Dataset, Subset
 
 from skunet.containers import Container, open_container, open_pairs
+from skunet.hyperparameters import find_setting
 from skunet.image_array import pick_images
 from skunet.images import Images, Results
 from skunet.labels import count_labels
 from skunet.metrics import iou_score
 from skunet.training_set import pick
 
-__all__ = ["LabelledImages", "find_setting", "is_fitted", "make_splitter", "map_images", "score_masks", "select_images"]
+__all__ = ["LabelledImages", "is_fitted", "make_splitter", "map_images", "score_masks", "select_images"]
 
 N_FOLDS = 5
 
@@ -55,10 +56,9 @@ class LabelledImages:
     def masks(self) -> Container:
         """Return the masks, to be read one at a time; raise ValueError if there is not one per image."""
         masks = open_pairs(self.X)[1] if isinstance(self.X, Dataset) else open_container(self.y, "y")
-        if len(self.X) != len(masks):
-            raise ValueError(
-                f"X and y must have the same number of images; got {len(self.X)} images, {len(masks)} masks."
-            )
+        n_images = _num_samples(self.X)  # zarr arrays have no length
+        if n_images != len(masks):
+            raise ValueError(f"X and y must have the same number of images; got {n_images} images, {len(masks)} masks.")
         check_consistent_length(masks, self.groups, self.sample_weight)
         return masks
 
@@ -142,11 +142,13 @@ def map_images(X: Any, function: Callable[[Any], np.ndarray], *, n_leading: int 
            [2., 2.]]), array([[2., 2., 2.]])]
     """
     container = open_container(X, "X")
+    if isinstance(X, str | Path):  # of a stack
+        X = container.items
     maps = (function(select_images(X, np.array([index]))) for index in range(len(container)))
     first = next(maps)
     spatial_ndim = first.ndim - (n_leading is not None)
     images = Images(container, spatial_ndim, has_channel_axis=container.item_ndim() > spatial_ndim)
-    results = Results(images, first.dtype, n_leading)
+    results = Results(images, None, n_leading)  # masks of a list may have a dtype each
     for index, pixels in enumerate(chain([first], maps)):
         size = pixels.shape[-spatial_ndim:]
         results.begin(index, size)
@@ -161,23 +163,6 @@ def is_fitted(estimator: Any) -> bool:
     except NotFittedError:
         return False
     return True
-
-
-def find_setting(estimator: Any, name: str) -> Any:
-    """Return a parameter of an estimator, or of the first one inside it that has a value for it; else None.
-
-    Examples
-    --------
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from skunet import UNetSegmenter
-    >>> find_setting(make_pipeline(UNetSegmenter(ignore_label=255)), "ignore_label")
-    255
-    """
-    value = getattr(estimator, name, None)
-    for part in estimator.get_params().values():
-        if value is None and hasattr(part, "fit") and hasattr(part, "get_params") and not isinstance(part, type):
-            value = find_setting(part, name)
-    return value
 
 
 def score_masks(estimator: Any, X: Any, y: Any, sample_weight: Any) -> float:

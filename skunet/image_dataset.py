@@ -1,9 +1,14 @@
 """Opened images as the data set that skorch's loop and callbacks see."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from skorch.dataset import Dataset
 from torch import Tensor
 
+from skunet.containers import Container, PickedItems, object_array
+from skunet.image_array import StackView
 from skunet.images import Images, as_tensor
 from skunet.training_set import TrainingSet
 
@@ -26,8 +31,8 @@ class ImageDataset(Dataset):  # type: ignore[misc]  # skorch is not typed
     def __init__(self, data: TrainingSet | Images) -> None:
         self.data = data
         images = data.images if isinstance(data, TrainingSet) else data
-        self.X = images.container.as_user_array()
-        self.y = data.masks.as_user_array() if isinstance(data, TrainingSet) else None
+        self.X = _as_user_array(images.container)
+        self.y = _as_user_array(data.masks) if isinstance(data, TrainingSet) else None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -37,3 +42,17 @@ class ImageDataset(Dataset):  # type: ignore[misc]  # skorch is not typed
         if isinstance(self.data, Images):
             return as_tensor(self.data[index]), torch.zeros(1)
         return as_tensor(self.data.images[index]), self.data.codec.to_tensor(self.data.masks[index])
+
+
+def _as_user_array(container: Container) -> Any:
+    """Return the items so that an array of positions can index them; of some items of a stack a view, unread."""
+    items = container.items
+    if not isinstance(items, list | PickedItems):
+        return items
+    if container.shape is None or isinstance(items, list):
+        return object_array(items)
+    stack = items.items
+    is_in_memory = isinstance(stack, np.ndarray) and not isinstance(stack, np.memmap)
+    if isinstance(stack, Tensor) or (is_in_memory and container.name == "y"):
+        return stack[items.indices]  # a view knows no channels first; scores want masks as arrays
+    return StackView(stack, items.indices)

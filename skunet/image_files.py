@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 import weakref
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,6 +146,11 @@ def read_image(path: str | Path) -> np.ndarray:
             image = _read(file, suffix)
     except FileNotFoundError:
         raise
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"{path} must have fewer pixels for Pillow, which takes it for an attack: {error} Set "
+            "PIL.Image.MAX_IMAGE_PIXELS to None where you trust it, or keep it as TIFF."
+        ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
     is_still = str(path).lower().endswith(".gif") and len(image) == 1
@@ -192,7 +198,8 @@ def _pixel_mode(path: str | Path) -> str | None:
     if _is_zarr(Path(path)):
         return None
     try:
-        with Image.open(path) as file:
+        ignored = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with ignored, Image.open(path) as file:
             return file.mode
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Image.DecompressionBombError):  # which TIFF files of any size may be for it
         return None

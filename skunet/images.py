@@ -209,8 +209,10 @@ class Results:
         elif not self.is_stack and self.arrays[index] is None:
             self.arrays[index] = np.empty(values.shape, dtype=values.dtype)
         dtype = self.array(index).dtype
+        if dtype == values.dtype:
+            return
         found = np.unique(values)
-        if dtype != values.dtype and not can_hold(dtype, found):
+        if not can_hold(dtype, found):
             raise ValueError(
                 f"Results of dtype {dtype} cannot hold what image {index} has, {values.dtype} from {found[0]} to "
                 f"{found[-1]}. Give an out that can, or let postprocess give all images one dtype."

@@ -15,10 +15,10 @@ from skunet.adaptation import NormAdaptation, NormStatistics
 from skunet.blending import IsDone, never
 from skunet.components import is_deeply_supervised, uncompiled
 from skunet.derived import kept_for
-from skunet.engines import engine_logits
+from skunet.engines import computes_as_unet, engine_logits
 from skunet.exactness import with_exact_start
 from skunet.geometry import Geometry, PlainGeometry
-from skunet.hardware import free_memory
+from skunet.hardware import free_memory, is_out_of_memory
 from skunet.joining import without_copies
 from skunet.network import UNet
 from skunet.pixels import Pixels, TensorPixels, Window, pixel_statistics
@@ -27,7 +27,7 @@ from skunet.receptive_field import MeasuredGeometry
 from skunet.scaling import image_scaling, scale
 from skunet.shallow_convolutions import sound_convolutions
 from skunet.tile_size import TileMemory, auto_tile_size, choose_tile_size, measure_tile
-from skunet.tiling import assemble, predict_tiles
+from skunet.tiling import assemble, predict_tiles, predict_whole
 from skunet.turning import Turn
 
 __all__ = ["Inference", "channels_last", "check_logits", "geometry_of"]
@@ -79,17 +79,16 @@ class Inference:
     norm_statistics: NormStatistics | None = None
 
     def patches(self, patches: Tensor, **fit_params: Any) -> Tensor:
-        """Return the logits (B, K, *S) of scaled patches, in one piece."""
+        """Return the logits (B, K, *S) of scaled patches, in one piece: norms may take in all of them."""
         pixels = TensorPixels(patches.to(self.device))
-        whole = predict_tiles(
-            pixels, lambda tile, window: self._forward(tile, window, fit_params), tile_size=None, geometry=self.geometry
-        )
-        return assemble(whole, pixels.size)
+        return predict_whole(pixels, lambda tile, window: self._forward(tile, window, fit_params), self.geometry)
 
     def images(self, images: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits (B, K, *S) of images as they came."""
-        pixels = TensorPixels(images)
-        return assemble(self.tiles(pixels, **fit_params), pixels.size)
+        # Norms that adapt take in one image each.
+        stacks = [TensorPixels(stack) for stack in (images[:, None] if self.adaptation else [images])]
+        logits = [assemble(self.tiles(stack, **fit_params), stack.size) for stack in stacks]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def tiles(self, pixels: Pixels, **fit_params: Any) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows of images (B, C, *S) as they came, with their logits."""
@@ -152,10 +151,18 @@ class Inference:
     def measure_norms(self, parts: Iterable[Tensor], constants: Tensor, fit_params: dict[str, Any]) -> NormStatistics:
         """Return the statistics of the norms in parts (1, C, *P) of an image as it came, see `NormAdaptation`."""
         plain = replace(self, engine="torch", adaptation=None)
-        return cast(NormAdaptation, self.adaptation).measure(
-            torch.cat([scale(part, constants, device=self.device) for part in parts]),
-            lambda network, patches: replace(plain, module=network).patches(patches, **fit_params),
-        )
+        try:
+            return cast(NormAdaptation, self.adaptation).measure(
+                torch.cat([scale(part, constants, device=self.device) for part in parts]),
+                lambda network, patches: replace(plain, module=network).patches(patches, **fit_params),
+            )
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                error.add_note(
+                    "The statistics of an image are measured in parts of it, all at once, with about the memory of a "
+                    "training step. norm_adaptation=0 predicts with the statistics of training, which takes less."
+                )
+            raise
 
     def _auto_tile_size(self, pixels: Pixels, constants: Tensor) -> tuple[int, ...] | None:
         size, n_images = pixels.size, len(pixels.images) if isinstance(pixels, TensorPixels) else 1
@@ -212,7 +219,7 @@ class Inference:
             torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext(),
             sound_convolutions(images) if is_mixed and module.training else nullcontext(),
         ):
-            if type(module) is UNet and not module.training:
+            if computes_as_unet(module) and not module.training:
                 return check_logits(module(images, window, **fit_params), self.n_classes)
             logits = module(images, **fit_params)
         return cut(self._checked(logits, images), window)
@@ -258,8 +265,8 @@ def check_logits(output: Any, n_classes: int, *, has_levels: bool = False) -> Te
 def _warn_of_blending() -> None:
     warnings.warn(
         "Tiles are blended where they overlap, and may differ from the whole image: the network's layers look "
-        "beyond their neighbourhood (instance or group normalization, attention), or farther than they say. Use batch "
-        "normalization, or tile_size=None where the memory holds the whole image.",
+        "beyond their neighbourhood (instance or group normalization, self-attention), or farther than they say. Use "
+        "batch normalization, or tile_size=None where the memory holds the whole image.",
         UserWarning,
         stacklevel=3,
     )
@@ -276,15 +283,17 @@ def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spati
     Parameters
     ----------
     module : torch.nn.Module
-        `UNet`, or any that says the same about itself, answers alone. Others may say `receptive_field`, pixels before
-        and after or one number for both, `is_exactly_tileable` or `size_multiple`. What they read is tried or measured.
+        `UNet`, or any that says the same about itself, answers alone. Others, also those made of `UNet` with a forward
+        pass of their own, may say `receptive_field`, pixels before and after or one number for both,
+        `is_exactly_tileable` or `size_multiple`. What they read is tried or measured.
     size_multiple : int
         Of input sides, for a module that does not say.
     n_channels : int
     spatial_ndim : int
     """
     plain: Any = uncompiled(module)
-    if isinstance(plain, UNet) or all(hasattr(plain, name) for name in ("input_size", "output_size", "margin")):
+    says_all = all(hasattr(plain, name) for name in ("input_size", "output_size", "margin"))
+    if says_all and (not isinstance(plain, UNet) or computes_as_unet(plain) or plain.margin):
         return cast(Geometry, plain)
     multiple = getattr(plain, "size_multiple", size_multiple)
     reach = getattr(plain, "receptive_field", None)

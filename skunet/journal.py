@@ -142,18 +142,20 @@ class Journal:
 
     def is_done(self, index: int, window: Window) -> bool:
         """Return whether all of a window of an image is written."""
-        done = self.done.get(index)
-        if not done:
-            return False
-        wanted = [(span.start, span.stop) for span in window]
-        is_missing = np.ones([stop - start for start, stop in wanted], dtype=bool)
+        done = [
+            [(max(first, span.start), min(last, span.stop)) for (first, last), span in zip(spans, window, strict=True)]
+            for spans in self.done.get(index, ())
+        ]
+        done = [spans for spans in done if all(first < last for first, last in spans)]
+        # On the grid of where parts begin and end, as the whole of a large image has too many pixels to ask one by one.
+        edges = [
+            np.unique([span.start, span.stop, *(n for spans in done for n in spans[axis])])
+            for axis, span in enumerate(window)
+        ]
+        is_missing = np.ones([len(places) - 1 for places in edges], dtype=bool)
         for spans in done:
-            is_missing[
-                tuple(
-                    slice(max(first - start, 0), max(last - start, 0))
-                    for (first, last), (start, _) in zip(spans, wanted, strict=True)
-                )
-            ] = False
+            cells = (np.searchsorted(places, span) for places, span in zip(edges, spans, strict=True))
+            is_missing[tuple(slice(*cell) for cell in cells)] = False
         return not is_missing.any()
 
     def _sum(self, index: int, spans: Spans) -> int:

@@ -107,7 +107,11 @@ def _check_whole(mask: np.ndarray, name: str) -> None:
 
 
 def learn_codec(
-    masks: Sequence[LabelCounts], *, classes: Iterable[Any] | None, ignore_label: Any
+    masks: Sequence[LabelCounts],
+    *,
+    classes: Iterable[Any] | None,
+    ignore_label: Any,
+    positions: Sequence[int] | np.ndarray | None = None,
 ) -> tuple["LabelCodec", np.ndarray]:
     """Learn the classes of a set of masks.
 
@@ -117,6 +121,8 @@ def learn_codec(
     classes : iterable of labels or None
         The labels to expect. None takes all that are in the masks.
     ignore_label : label or None
+    positions : sequence of int, optional
+        Of the masks, for errors, where not all that the user gave are here.
 
     Returns
     -------
@@ -144,8 +150,8 @@ def learn_codec(
         )
     expected = _expected(classes, dtype, found)
     codec = LabelCodec(expected if ignore_label is None else expected[expected != ignore_label], ignore_label)
-    for index, mask in enumerate(masks):
-        _check_values(mask, index, codec, is_listed=classes is not None)
+    for position, mask in zip(range(len(masks)) if positions is None else positions, masks, strict=True):
+        _check_values(mask, int(position), codec, is_listed=classes is not None)
     if classes is None:
         _check_union(masks, dtype)
     _check_number(codec.classes, is_listed=classes is not None)

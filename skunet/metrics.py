@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import make_scorer
+from sklearn.metrics._scorer import _Scorer
 
 from skunet.confusion import Array, Counts, Masks, _pair_up, confusion_counts, count_indices
+from skunet.hyperparameters import find_setting
 
 __all__ = [
     "accuracy_from_counts",
@@ -242,12 +243,23 @@ def _score(
     return _ratio(np.sum(scores[is_present] * importance[is_present]), np.sum(importance))
 
 
-# For data with a label to ignore, make one's own: make_scorer(iou_score, ignore_label=255).
-iou_scorer = make_scorer(iou_score)
-dice_scorer = make_scorer(dice_score)
-accuracy_scorer = make_scorer(pixel_accuracy)
-precision_scorer = make_scorer(precision_score)
-recall_scorer = make_scorer(recall_score)
+class MaskScorer(_Scorer):  # type: ignore[misc]
+    """scikit-learn's scorer, which leaves out the pixels of the estimator's `ignore_label`."""
+
+    def _score(self, method_caller: Any, estimator: Any, X: Any, y_true: Any, **kwargs: Any) -> Any:
+        given = {"ignore_label": find_setting(estimator, "ignore_label")} | kwargs
+        return super()._score(method_caller, estimator, X, y_true, **given)
+
+
+def _make_scorer(score: Callable[..., Any]) -> MaskScorer:
+    return MaskScorer(score, sign=1, kwargs={}, response_method="predict")
+
+
+iou_scorer = _make_scorer(iou_score)
+dice_scorer = _make_scorer(dice_score)
+accuracy_scorer = _make_scorer(pixel_accuracy)
+precision_scorer = _make_scorer(precision_score)
+recall_scorer = _make_scorer(recall_score)
 SCORERS = {
     "iou": iou_scorer,
     "dice": dice_scorer,

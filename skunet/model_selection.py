@@ -5,6 +5,7 @@ work on stacks, but under an integer `cv` refuse lists of images of equal height
 stratify masks, and know no probabilities per pixel. Splitters that never look at masks are scikit-learn's.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from sklearn.model_selection import (
     TimeSeriesSplit,
 )
 from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import _num_samples
 
+from skunet.containers import open_container
 from skunet.cross_prediction import cross_val_predict
 from skunet.cross_validation import (
     cross_val_score,
@@ -97,7 +100,7 @@ def train_test_split(
     Parameters
     ----------
     *arrays : containers of N items
-        Stacks, lists, object arrays, paths, tensors, lazy arrays.
+        Stacks, lists, object arrays, lists of paths, the path of a stack, tensors, lazy arrays.
     test_size, train_size, random_state, shuffle
         As in `sklearn.model_selection.train_test_split`; sizes are of groups where `groups` is given.
     stratify : container of N masks, or ndarray of shape (N,), optional
@@ -126,10 +129,11 @@ def train_test_split(
     """
     if not arrays:
         raise ValueError("At least one array required as input, e.g. train_test_split(X, y).")
+    arrays = tuple(open_container(each, "X").items if isinstance(each, str | Path) else each for each in arrays)
     check_consistent_length(*arrays, stratify, groups)
     sizes = {"test_size": test_size, "train_size": train_size}
     if stratify is None and groups is None:
-        positions = np.arange(len(arrays[0]))
+        positions = np.arange(_num_samples(arrays[0]))
         parts = model_selection.train_test_split(positions, **sizes, random_state=random_state, shuffle=shuffle)
     else:
         if not shuffle:

@@ -34,6 +34,7 @@ from skunet.prediction import ImagePrediction
 from skunet.randomness import seeded_torch
 from skunet.training_set import TrainingSet
 from skunet.training_step import TrainingStep
+from skunet.turning import choose_turns
 from skunet.workers import shared_cores
 
 __all__ = ["SegmentationNet"]
@@ -82,8 +83,8 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
 
     def _train(self, data: TrainingSet, *, is_fresh: bool, method: str, **fit_params: Any) -> Self:
         """Build what is not there, and run the epochs that were asked for."""
+        choose_turns(self.tta, spatial_ndim=data.images.spatial_ndim)  # raises for names that are none of these axes
         self._learn(data, is_fresh=is_fresh)
-        self._turns()  # raises for names that are none of these axes
         self._build(is_fresh=is_fresh)
         dataset = ImageDataset(data)
         if data.groups is not None:

@@ -130,7 +130,7 @@ class UNet(nn.Module):
         that would change the statistics of its norms.
         """
         sides = [self.output_size(side) for side in images.shape[2:]]
-        features = images if self.padding == "valid" else self._complete(images)
+        features = images if self.padding == "valid" else self.complete(images)
         can_crop = self.padding == "same" and self.is_exactly_tileable and not self.training
         if window is not None and can_crop:
             return self.levels(features, window)
@@ -239,7 +239,8 @@ class UNet(nn.Module):
             "receptive field   {} pixels before, {} after".format(*self.receptive_field)
         )
 
-    def _complete(self, images: Tensor) -> Tensor:
+    def complete(self, images: Tensor) -> Tensor:
+        """Return images of a network with padding="same", mirrored behind their ends to what `levels` takes."""
         sides = [self.input_size(side) for side in images.shape[2:]]
         # torch refuses statistics of one value, so the coarsest level gets a second pixel where it needs one.
         n_values = math.prod(sides) // self.size_multiple**self.spatial_ndim

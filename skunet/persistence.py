@@ -199,10 +199,10 @@ class Persistence:
         return {"image": image, "labels": labels, "probabilities": probabilities}
 
     def _predict_probe(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and probabilities, in float32 whatever the segmenter's precision, so that they are portable."""
+        """Return labels and probabilities, in float32 and without `norm_adaptation`, so that they are portable."""
         self._set_training(False)
         with torch.inference_mode(), exact_float32("float32"):
-            inference = replace(self._inference(), precision="float32", tile_size=None)
+            inference = replace(self._inference(), precision="float32", tile_size=None, adaptation=None)
             logits = inference.images(torch.from_numpy(image[None]))
             probabilities = self._get_predict_nonlinearity()(logits)[0].float().cpu().numpy()
         return self._to_labels(logits)[0], probabilities

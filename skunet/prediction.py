@@ -246,8 +246,8 @@ class ImagePrediction:
         """Yield windows of an image with what is written there; the whole of it where that must be there at once."""
         whole = tuple(slice(0, n) for n in size)
         is_in_parts = size == pixels.size and not output.steps
-        if not is_in_parts and is_done(whole):
-            return
+        if is_done(whole):
+            return  # before the statistics of its pixels and norms are measured
         tiles = self._score_tiles(
             pixels, inference, size=size, activate=output.activate, is_done=is_done if is_in_parts else never
         )

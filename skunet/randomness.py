@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -66,7 +66,9 @@ def seeded_torch(seed: int, *key: int, device: str | torch.device = "cpu") -> It
     backend = {"cuda": torch.cuda, "mps": torch.mps}.get(torch.device(device).type)
     if backend is not None:
         generators.append((backend.get_rng_state, backend.set_rng_state))
-    with _one_at_a_time:
+    # Functions of torch.cuda act on the current device.
+    current = torch.cuda.device(device) if backend is torch.cuda else nullcontext()
+    with _one_at_a_time, current:
         states = [get_state() for get_state, _ in generators]
         try:
             torch.default_generator.manual_seed(draw)

@@ -83,6 +83,8 @@ class ResumableTraining(NetworkBuilding):
         identity = self.describe_training() | {"start": "new weights" if is_fresh else "trained weights"}
         folders = resumes[0].runs(identity) if resumes and is_fresh else iter(())
         state = checkpoints[0].open_run(folders, identity, n_epochs=n_epochs)
+        for other in checkpoints[1:]:  # with which there is no Resume
+            other.open_run(iter(()), identity, n_epochs=n_epochs)
         if state is None:
             return n_epochs
         self.load_training_state(state)

@@ -35,7 +35,8 @@ class Steps:
         self.classes = classes
         self.steps = _listed(postprocess)
         for step in self.steps:
-            unknown = set(getattr(step, "labels", None) or ()) - set(classes.tolist())
+            labels = getattr(step, "labels", None)
+            unknown = set() if labels is None else set(np.asarray(labels).ravel().tolist()) - set(classes.tolist())
             if unknown:
                 name = type(step).__name__
                 raise ValueError(f"labels of {name} must be among {classes.tolist()}; got {sorted(unknown, key=str)}.")
@@ -66,5 +67,5 @@ def _call(step: Any, values: np.ndarray, classes: np.ndarray, background: Any) -
     if getattr(step, "takes_probabilities", False):
         return step(values, classes)
     if hasattr(step, "clean"):  # a transformer of masks of ours, which need not look for the background
-        return step.clean(values, background=background)
+        return step.clean(values, background=background if step.background is None else step.background)
     return step.transform(values[None])[0] if hasattr(step, "transform") else step(values)

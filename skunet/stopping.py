@@ -32,6 +32,8 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         As in `skorch.callbacks.EarlyStopping`.
     """
 
+    best_model_weights_: dict[str, Any] | None = None
+
     def __init__(
         self,
         monitor: str = "valid_iou",
@@ -89,6 +91,11 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Restore the best weights."""
+        weights = self.best_model_weights_
+        if weights is not None:
+            # Names have a prefix where the module is compiled, as it need not have been before it was resumed.
+            plain = {_plain(name): weight for name, weight in weights.items()}
+            self.best_model_weights_ = {name: plain[_plain(name)] for name in net.module_.state_dict()}
         if net.history:
             super().on_train_end(net, **kwargs)
         self.best_model_weights_ = None
@@ -96,6 +103,10 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:
             self.sink(text)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("_orig_mod.")
 
 
 class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed

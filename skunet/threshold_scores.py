@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from skunet.image_by_image import LabelledImages, find_setting, select_images
+from skunet.hyperparameters import find_setting
+from skunet.image_by_image import LabelledImages, select_images
 from skunet.labels import LabelCodec, count_labels, learn_codec
 from skunet.metrics import SCORERS, find_scorer
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_response_method",
     "count_thresholds",
     "find_score",
+    "mean_over_folds",
     "score_tables",
 ]
 
@@ -180,3 +182,12 @@ def check_binary(classes: np.ndarray) -> np.ndarray:
             "Make masks of one class against the rest, e.g. (y == label), or use the estimator without a threshold."
         )
     return classes
+
+
+def mean_over_folds(scores: np.ndarray) -> np.ndarray:
+    """Return the mean score at each threshold (T,) of the folds (F, T) that have one; raise ValueError if none has."""
+    is_counted = ~np.isnan(scores).any(axis=1)
+    if not is_counted.any():
+        raise ValueError("The score must be a number in at least one fold; all are NaN: no held-out pixel counts.")
+    means: np.ndarray = scores[is_counted].mean(axis=0)
+    return means

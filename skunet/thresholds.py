@@ -10,7 +10,8 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
-from skunet.image_by_image import LabelledImages, find_setting, is_fitted, make_splitter, map_images, score_masks
+from skunet.hyperparameters import find_setting
+from skunet.image_by_image import LabelledImages, is_fitted, make_splitter, map_images, score_masks
 from skunet.splits import check_splitter
 from skunet.threshold_scores import (
     candidate_thresholds,
@@ -19,6 +20,7 @@ from skunet.threshold_scores import (
     check_response_method,
     count_thresholds,
     find_score,
+    mean_over_folds,
     score_tables,
 )
 
@@ -295,8 +297,12 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
             )
             for split in splits
         )
-        self._choose(thresholds, np.array([scores for scores, _ in folds]))
-        self.estimator_ = images.fit(self.estimator) if self.refit else folds[0][1]
+        means = mean_over_folds(np.array([scores for scores, _ in folds]))
+        fitted = images.fit(self.estimator) if self.refit else folds[0][1]
+        best = np.lexsort((np.abs(thresholds - 0.5), -means))[0]
+        self.estimator_, self.best_threshold_, self.best_score_ = fitted, float(thresholds[best]), float(means[best])
+        if self.store_cv_results:
+            self.cv_results_ = {"thresholds": thresholds, "scores": means}
         return self
 
     def _split(self, images: LabelledImages) -> list[Split]:
@@ -319,17 +325,6 @@ class TunedThresholdClassifierCV(_ThresholdClassifier):
         if not is_fitted(self.estimator):
             raise NotFittedError('With cv="prefit" the estimator must be fitted. Call its fit first.')
         return [None]
-
-    def _choose(self, thresholds: np.ndarray, scores: np.ndarray) -> None:
-        """Take the best threshold from the scores (F, T) of the folds."""
-        is_counted = ~np.isnan(scores).any(axis=1)
-        if not is_counted.any():
-            raise ValueError("The score must be a number in at least one fold; all are NaN: no held-out pixel counts.")
-        means = scores[is_counted].mean(axis=0)
-        best = np.lexsort((np.abs(thresholds - 0.5), -means))[0]
-        self.best_threshold_, self.best_score_ = float(thresholds[best]), float(means[best])
-        if self.store_cv_results:
-            self.cv_results_ = {"thresholds": thresholds, "scores": means}
 
     def _decision(self, classes: np.ndarray) -> tuple[float, int]:  # noqa: ARG002  # the other class asks for it
         return self.best_threshold_, 1

@@ -14,7 +14,7 @@ from skunet.pixels import Pixels, Window, mirrored_window, read_mirrored
 from skunet.reach import cut
 from skunet.turning import Turn, TurnedPixels
 
-__all__ = ["assemble", "predict_tiles", "read_window"]
+__all__ = ["assemble", "predict_tiles", "predict_whole", "read_window"]
 
 
 def predict_tiles(
@@ -78,6 +78,11 @@ def predict_tiles(
             for view, turn in views
         )
         yield tuple(slice(0, n) for n in size), _mean(scores)
+
+
+def predict_whole(pixels: Pixels, forward: Forward, geometry: Geometry) -> Tensor:
+    """Return the scores (N, K, *S) of images in one piece, or raise: for what counts statistics of all of them."""
+    return _predict_window(pixels, forward, keep=tuple(slice(0, n) for n in pixels.size), geometry=geometry)
 
 
 def _predict_in_parts(

@@ -130,11 +130,11 @@ def open_training_set(
     if len(keep) < len(opened):
         opened, masks = subset(opened, keep), pick_items(masks, keep)
     statistics, label_counts, sizes, pixels, samples = _survey(opened, masks, positions=keep)
-    codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label)
+    codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label, positions=keep)
     weights = pick(weights, keep)
     if isinstance(weights, np.ndarray) and (weights == 1).all():
         weights = None  # dropping the others is then the same as fitting without them, bit for bit
-    _check_pixel_weights(weights, sizes)
+    _check_pixel_weights(weights, sizes, positions=keep)
     if isinstance(weights, list):
         class_counts = _count_weighted(codec, masks, weights)
     return TrainingSet(
@@ -176,7 +176,7 @@ def _resize_weights(weights: Any, images: Images) -> Any:
     original_sizes = images.container.original_sizes
     if original_sizes is None or not isinstance(weights, list):
         return weights
-    _check_pixel_weights(weights, np.array(original_sizes))
+    _check_pixel_weights(weights, np.array(original_sizes), positions=range(len(images)))
     return [resize_mask(weight, images.size(index)) for index, weight in enumerate(weights)]
 
 
@@ -327,14 +327,14 @@ def _weighted_images(weights: Any, n_images: int) -> np.ndarray:
     return keep
 
 
-def _check_pixel_weights(weights: Any, sizes: np.ndarray) -> None:
+def _check_pixel_weights(weights: Any, sizes: np.ndarray, *, positions: Iterable[int]) -> None:
     if not isinstance(weights, list):
         return
-    for index, (weight, size) in enumerate(zip(weights, sizes, strict=True)):
+    for position, weight, size in zip(positions, weights, sizes, strict=True):
         if weight.shape != tuple(size):
             raise ValueError(
                 f"sample_weight must be one number per image or have the size of the mask {tuple(size.tolist())}; "
-                f"got {weight.shape} for image {index}."
+                f"got {weight.shape} for image {position}."
             )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skunet.pixels import Pixels, Window
@@ -60,7 +61,10 @@ class Turn:
         """Turn the last axes of a tensor (..., *S)."""
         n_before = tensor.ndim - len(self.axes)
         turned = tensor.permute(*range(n_before), *(n_before + axis for axis in self.axes))
-        return turned.flip([n_before + axis for axis, flip in enumerate(self.flips) if flip])
+        backwards = [n_before + axis for axis, flip in enumerate(self.flips) if flip]
+        if tensor.dtype == torch.uint16:  # which torch turns round on no CPU
+            return turned.view(torch.int16).flip(backwards).view(torch.uint16)
+        return turned.flip(backwards)
 
     def undo(self, tensor: Tensor) -> Tensor:
         """Turn the last axes of a tensor back."""

@@ -3,12 +3,16 @@
 import signal
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 from skunet import UNetSegmenter
 from skunet.datasets import make_cells
 
+# How long a case takes says nothing where other processes have the cores.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from skunet import UNetSegmenter
+from skunet.network import UNet
 
 ENGINES = ["openvino", "onnxruntime"]
 
@@ -38,6 +39,28 @@ class FixedSize(nn.Module):
         return self.layer(images) * (1 if images.shape[-1] > 16 else -1)
 
 
+class Doubled(UNet):
+    """A network made of `UNet`, which does something more."""
+
+    def forward(self, images):
+        return 2 * super().forward(images)
+
+
+class Halved(nn.Module):
+    """Volumes of sides that are multiples of 6."""
+
+    size_multiple = 6
+
+    def __init__(self, in_channels, n_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AvgPool3d(6), nn.Conv3d(in_channels, n_classes, 3, padding=1), nn.Upsample(scale_factor=6)
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "parameters",
@@ -46,6 +69,7 @@ class FixedSize(nn.Module):
         {"module__padding": "valid"},
         {"module__normalization": "instance"},
         {"module": OneMap},
+        {"module": Doubled},
         {"tile_size": 16},
         {"module__attention": True, "module__deep_supervision": True, "depth": 2},
     ],
@@ -53,7 +77,7 @@ class FixedSize(nn.Module):
 def test_other_engines_predict_the_same(cells, engine, parameters):
     X, y = cells
     segmenter = make_segmenter(max_epochs=2, **parameters).fit(X, y)
-    images = [X[0], X[1, :19, :30], np.pad(X[2], 20)]
+    images = [X[0], X[1, :19, :30], np.pad(X[2], 20), X[3, :2, :1]]
     expected = segmenter.predict_proba(images)
     labels = segmenter.predict(images)
     segmenter.set_params(engine=engine)
@@ -108,7 +132,15 @@ def run(path, images):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"scaling": "image"}, {"scaling": "minmax"}, {"scaling": None}, {"module": OneMap}]
+    "parameters",
+    [
+        {},
+        {"scaling": "image"},
+        {"scaling": "minmax"},
+        {"scaling": None},
+        {"module": OneMap},
+        {"module": Doubled},
+    ],
 )
 def test_an_exported_file_takes_images_as_they_are_and_gives_probabilities(cells, tmp_path, parameters):
     import onnx
@@ -130,6 +162,21 @@ def test_volumes_are_exported(volumes, tmp_path):
     sides = [side // 2 * 2 for side in X.shape[1:]]
     X = X[:, : sides[0], : sides[1], : sides[2]]
     np.testing.assert_allclose(run(tmp_path / "volumes.onnx", X[:, None]), segmenter.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"depth": 6, "filters": 1, "module__normalization": "instance"}, {"module": Halved}], ids=str
+)
+def test_volumes_are_exported_whatever_their_multiple(volumes, tmp_path, parameters):
+    X, y = volumes
+    segmenter = make_segmenter(max_epochs=0, **parameters).fit(X, y)
+    segmenter.export(tmp_path / "volumes.onnx")
+    multiple = segmenter.size_multiple_ if "depth" in parameters else Halved.size_multiple
+    sides = multiple, multiple, 2 * multiple
+    large = np.resize(X, (1, *sides))
+    np.testing.assert_allclose(
+        run(tmp_path / "volumes.onnx", large[:, None]), segmenter.predict_proba(large), atol=1e-4
+    )
 
 
 def test_export_changes_nothing(cells, tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 
 from skunet import UNetSegmenter
 from skunet.adaptation import NormAdaptation, adaptation_of, choose_share
+from skunet.inference import Inference
 from skunet.network import UNet
 
 
@@ -41,7 +42,7 @@ def scaled(images):
     sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=2, max_size=3),
     patch_pixels=st.integers(1, 10**5),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_parts_have_one_size_and_leave_out_nothing_where_they_are_few(sizes, patch_pixels):
     size, part_size = tuple(n for n, _ in sizes), tuple(n for _, n in sizes)
     windows = NormAdaptation(nn.Identity(), 0.5, part_size, patch_pixels).windows(size)
@@ -61,6 +62,13 @@ def test_parts_have_one_size_and_leave_out_nothing_where_they_are_few(sizes, pat
     most = max(2 * patch_pixels // np.prod(part_size), 4)
     assert len(windows) == min(n_needed, most)
     assert seen.all() == (n_needed <= most)
+
+
+def test_of_huge_images_parts_are_drawn_without_a_list_of_them():
+    windows = NormAdaptation(nn.Identity(), 0.5, (8, 8), 8 * 8).windows((10**6, 10**6))
+    assert len(windows) == 4
+    assert {tuple(span.stop - span.start for span in window) for window in windows} == {(8, 8)}
+    assert [window[0].start // 250_000 for window in windows] == [0, 1, 2, 3]
 
 
 def test_many_parts_come_from_all_over_the_image():
@@ -113,6 +121,31 @@ def test_norms_have_a_mean_of_both_statistics():
     torch.testing.assert_close(mean, 0.25 * met.mean(axes) + 0.75 * 3.0)
     torch.testing.assert_close(variance, 0.25 * met.var(axes, correction=0) + 0.75)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_images_that_are_validated_together_adapt_one_by_one(volumes):
+    X, _ = volumes
+    segmenter = fitted_by_single_patches(volumes, batch_size=4, norm_adaptation=0.5)
+    found = torch.softmax(segmenter.forward(X), dim=1).numpy()
+    np.testing.assert_allclose(found, segmenter.predict_proba(X), atol=1e-5)
+
+
+def test_norms_take_in_an_image_once_or_not_at_all(volumes, monkeypatch):
+    X, _ = volumes
+    segmenter = fitted_by_single_patches(volumes)
+    expected = segmenter.predict_proba(X[:1])
+    forward = Inference._forward
+
+    def fail_at_first(self, *args):
+        logits = forward(self, *args)
+        monkeypatch.setattr(Inference, "_forward", forward)
+        raise MemoryError(logits.shape)
+
+    monkeypatch.setattr(Inference, "_forward", fail_at_first)
+    with pytest.raises(MemoryError) as raised:
+        segmenter.predict_proba(X[:1])
+    assert "norm_adaptation=0" in raised.value.__notes__[0]
+    np.testing.assert_array_equal(segmenter.predict_proba(X[:1]), expected)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +207,7 @@ def test_a_file_predicts_the_same(volumes, tmp_path):
     segmenter.save(tmp_path / "volumes.skunet")
     loaded = UNetSegmenter.load(tmp_path / "volumes.skunet", check_probe=True)
     np.testing.assert_array_equal(loaded.predict_proba(X), segmenter.predict_proba(X))
+    UNetSegmenter.load(tmp_path / "volumes.skunet", check_probe=True, norm_adaptation=0.0)
 
 
 def test_other_engines_adapt_too(volumes):

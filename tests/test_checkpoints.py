@@ -292,6 +292,33 @@ def test_without_validation_the_last_epoch_is_written(cells, tmp_path):
     np.testing.assert_array_equal(best.predict(X), segmenter.predict(X))
 
 
+def test_several_checkpoints_write_to_a_folder_each(cells, tmp_path):
+    X, y = cells
+    callbacks = [
+        ("best_iou", Checkpoint(tmp_path / "iou")),
+        ("best_loss", Checkpoint(tmp_path / "loss", monitor="valid_loss")),
+    ]
+    for _ in range(2):
+        make_segmenter(max_epochs=2, callbacks=callbacks).fit(X, y)
+    for name in ("iou", "loss"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["run-0001", "run-0002"]
+        UNetSegmenter.load(tmp_path / name / "run-0002" / "best.safetensors").predict(X)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_the_best_weights_are_restored_of_a_run_that_is_compiled_or_no_longer(cells, tmp_path, is_compiled):
+    X, y = cells
+    # What never changes is best in the first epoch.
+    options = {"max_epochs": 3, "callbacks__early_stopping__monitor": "train_batch_count"}
+    options |= {"compile__backend": "eager", "iterator_train__drop_last": True}
+    torch._dynamo.reset()
+    first = resumable(tmp_path, compile=not is_compiled, **options).fit(X, y)
+    second = resumable(tmp_path, compile=is_compiled, **options).fit(X, y)
+    torch._dynamo.reset()
+    for weight, expected in zip(second.module_.parameters(), first.module_.parameters(), strict=True):
+        assert torch.equal(weight, expected)
+
+
 def test_each_fit_writes_to_a_folder_of_its_own(cells, tmp_path):
     X, y = cells
     segmenter = make_segmenter(callbacks=[Checkpoint(tmp_path)])

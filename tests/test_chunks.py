@@ -43,6 +43,16 @@ def test_lazy_predictions_are_those_of_arrays(cells, mosaic, chunks, parameters)
     np.testing.assert_allclose(probabilities.compute(scheduler="sync"), segmenter.predict_proba(mosaic), atol=1e-5)
 
 
+def test_no_chunk_is_predicted_of_an_image_that_is_scaled_with_nan(cells, mosaic):
+    segmenter = make_segmenter(scaling="image").fit(*cells)
+    spoiled = mosaic.astype(np.float32)
+    spoiled[1, -1, -1] = np.nan
+    lazy = segmenter.predict(da.from_array(spoiled, chunks=(1, 40, 40)))
+    np.testing.assert_array_equal(lazy[0].compute(scheduler="sync"), segmenter.predict(spoiled[:1])[0])
+    with pytest.raises(ValueError, match=r"NaN or infinity: image 1"):
+        lazy[1, :10, :10].compute(scheduler="sync")  # the pixel is far from these
+
+
 def test_only_what_is_asked_for_is_read(cells):
     read = []
 

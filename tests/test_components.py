@@ -52,6 +52,15 @@ def test_weighted_loss_of_a_foreign_criterion_is_the_weighted_mean():
     torch.testing.assert_close(per_image, criterion(logits[1:], target[1:]))
 
 
+@pytest.mark.parametrize("weights", [None, torch.ones(2)])
+def test_where_no_pixel_has_a_label_the_loss_of_a_foreign_criterion_is_zero(weights):
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = weighted_loss(nn.CrossEntropyLoss(), logits, torch.full((2, 4, 4), -1), weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
 def test_a_criterion_that_takes_no_weights_raises():
     class Mean(nn.Module):
         def forward(self, logits, target):

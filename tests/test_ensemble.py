@@ -343,5 +343,8 @@ def test_members_of_numbers_and_strings_raise():
     images, masks = draw()
     words = [np.where(mask == 0, "no", "yes") for mask in masks]
     frozen = [("a", FrozenEstimator(Noise().fit(images, masks))), ("b", FrozenEstimator(Noise().fit(images, words)))]
+    voting = VotingClassifier(frozen)
     with pytest.raises(ValueError, match="labels of one kind"):
-        VotingClassifier(frozen).fit(images, masks)
+        voting.fit(images, masks)
+    with pytest.raises(NotFittedError):
+        voting.predict(images)

@@ -34,6 +34,11 @@ def test_images_come_in_natural_order_and_any_case(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_name_may_be_the_beginning_of_another(tmp_path):
+    touch(tmp_path, "movie.tif", "movie.tif0001.tif", "movie.tif.tif")
+    assert names(find_images(tmp_path)) == ["movie.tif", "movie.tif0001.tif", "movie.tif.tif"]
+
+
 def test_only_visible_image_files_are_found(tmp_path):
     touch(tmp_path, "a.png", ".hidden.png", "notes.txt", "png", "b.png.bak")
     (tmp_path / "folder.png").mkdir()

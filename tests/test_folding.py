@@ -43,7 +43,7 @@ def assert_same_function(folded, network, images):
     spatial_ndim=st.sampled_from([2, 3]),
     activation=st.sampled_from(["relu", "leaky_relu", "elu"]),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_folded_network_gives_the_same_logits_without_any_norm(**parameters):
     network = trained(depth=1, **parameters)
     folded = folded_norms(network)

@@ -3,6 +3,7 @@ import os
 import pickle
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import zarr
 from conftest import make_segmenter
 from PIL import Image
 
-from skunet.image_files import open_array, read_image
-from skunet.model_selection import TunedThresholdClassifierCV
+from skunet.image_files import open_array, read_image, read_mask
+from skunet.model_selection import TunedThresholdClassifierCV, train_test_split
 
 
 @pytest.fixture
@@ -56,6 +57,42 @@ def test_zarr_arrays_are_images_and_stacks(cells, fitted, tmp_path):
     )
     zarr.save(str(tmp_path / "image.zarr"), X[0])
     np.testing.assert_array_equal(fitted.predict([tmp_path / "image.zarr"])[0], fitted.predict(X[:1])[0])
+
+
+def test_zarr_arrays_have_no_length_and_are_read_image_by_image(cells, fitted, monkeypatch):
+    X, y = cells
+    stack, masks = zarr.array(X, chunks=(1, 32, 32)), zarr.array(y, chunks=(1, 32, 32))
+    expected = fitted.predict(X), fitted.score(X, y)
+    parts = train_test_split(X, y, random_state=0)
+    tuned = TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(X, y)
+    read, largest = zarr.Array.__getitem__, []
+
+    def watched(self, key):
+        found = read(self, key)
+        largest.append(np.size(found))
+        return found
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", watched)
+    np.testing.assert_array_equal(fitted.predict(stack), expected[0])
+    assert fitted.score(stack, masks) == expected[1]
+    make_segmenter().fit(stack, masks)
+    assert TunedThresholdClassifierCV(make_segmenter(), cv=2).fit(stack, masks).best_threshold_ == tuned.best_threshold_
+    for part, array in zip(train_test_split(stack, masks, random_state=0), parts, strict=True):
+        np.testing.assert_array_equal(np.asarray(part), array)
+    assert max(largest) == 32 * 32
+
+
+def test_a_large_mask_is_no_attack(cells, tmp_path, monkeypatch):
+    _, y = cells
+    for name in ("mask.tif", "mask.png"):
+        Image.fromarray(y[0]).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32 // 3)  # above twice of it Pillow refuses
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), y[0])
+    with pytest.raises(OSError, match=r"Set PIL\.Image.MAX_IMAGE_PIXELS to None where you trust it"):
+        read_mask(tmp_path / "mask.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32 - 1)  # it warns
+    with warnings.catch_warnings(action="error"):
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), y[0])
 
 
 def test_a_tiff_file_is_a_stack(cells, fitted, tmp_path):

@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import zarr
 from conftest import make_segmenter
+from hypothesis import given
+from hypothesis import strategies as st
 
+from skunet.adaptation import NormAdaptation
 from skunet.inference import Inference
-from skunet.journal import file_of
+from skunet.journal import Journal, file_of
 from skunet.postprocessing import RemoveSmall
 
 
@@ -110,6 +114,43 @@ def test_resumed_equals_uninterrupted(cells, tmp_path, count_forwards, parameter
         for found, labels in zip(out, expected, strict=True):
             np.testing.assert_array_equal(found, labels)
     assert len(seen) < n_forwards  # most was done, and not again
+
+
+def test_of_a_finished_image_nothing_is_measured_again(cells, tmp_path, count_forwards, monkeypatch):
+    X, y = cells
+    segmenter = make_segmenter(tile_size=16, norm_adaptation=1.0, scaling="image").fit(X, y)  # four tiles each
+    expected = segmenter.predict(X[:3])
+    measure, measured = NormAdaptation.measure, []
+
+    def counted(self, patches, *args):
+        measured.append(patches)
+        return measure(self, patches, *args)
+
+    monkeypatch.setattr(NormAdaptation, "measure", counted)
+    out = np.memmap(tmp_path / "out", expected.dtype, mode="w+", shape=expected.shape)
+    count_forwards(2 * 5 + 2)  # each image is measured in one pass; of the third one tile is written
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.predict(X[:3], out=out)
+    assert len(measured) == 3
+    count_forwards(10**6)
+    segmenter.predict(X[:3], out=out, resume=True)
+    assert len(measured) == 3 + 1
+    np.testing.assert_array_equal(out, expected)
+
+
+spans = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(sorted)
+windows = st.tuples(spans, spans).map(lambda window: tuple(slice(*span) for span in window))
+
+
+@given(parts=st.lists(windows, max_size=6), window=windows)
+def test_a_window_is_done_where_each_of_its_pixels_is_written(parts, window):
+    journal = Journal(SimpleNamespace(out=None), dict, resume=False)
+    journal.done = {3: {tuple((span.start, span.stop) for span in part): 0 for part in parts}}
+    is_written = np.zeros((6, 6), dtype=bool)
+    for part in parts:
+        is_written[part] = True
+    assert journal.is_done(3, window) == is_written[window].all()
+    assert journal.is_done(4, window) == (is_written[window].size == 0)
 
 
 def interrupted(segmenter, X, path, count_forwards):

@@ -1,15 +1,21 @@
+import pickle
 import warnings
 
 import numpy as np
 import pytest
+from conftest import make_segmenter
 from drawn_masks import masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skunet.metrics import (
+    SCORERS,
     accuracy_from_counts,
     accuracy_scorer,
     confusion_counts,
@@ -28,6 +34,7 @@ from skunet.metrics import (
     recall_score,
     recall_scorer,
 )
+from skunet.model_selection import cross_validate
 
 SCORES = {
     iou_score: reference.jaccard_score,
@@ -165,6 +172,23 @@ class Threshold(BaseEstimator):
 
     def predict(self, X):
         return (self.at < X).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorers_leave_out_what_the_estimator_ignores(cells, name):
+    X, y = cells
+    masks = y.copy()
+    masks[:, :9] = 255
+    segmenter = make_segmenter(ignore_label=255).fit(X, masks)
+    metric = SCORERS[name]._score_func
+    expected = metric(masks, segmenter.predict(X), ignore_label=255)
+    assert expected != metric(masks, segmenter.predict(X))
+    assert SCORERS[name](segmenter, X, masks) == expected
+    assert SCORERS[name](make_pipeline("passthrough", segmenter), X, masks) == expected
+    found = cross_validate(FrozenEstimator(segmenter), X, masks, cv=[(range(12), range(12))], scoring=list(SCORERS))
+    assert found[f"test_{name}"][0] == expected
+    assert pickle.loads(pickle.dumps(SCORERS[name]))(segmenter, X, masks) == expected
+    assert make_scorer(metric)(segmenter, X, masks) == metric(masks, segmenter.predict(X))
 
 
 @pytest.mark.parametrize("scorer", [iou_scorer, dice_scorer, accuracy_scorer, precision_scorer, recall_scorer])

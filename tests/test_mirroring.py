@@ -22,7 +22,7 @@ def test_reflected_positions_equal_numpy_reflection(n, start, length):
     ),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mirror_pad_is_numpys_reflect_for_any_dtype_and_pad(image, data):
     n_padded = data.draw(st.integers(1, image.ndim))
     pads = st.lists(st.integers(0, 12), min_size=n_padded, max_size=n_padded)

@@ -6,12 +6,14 @@ import pickle
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import make_segmenter, real_data
 from sklearn import config_context
 from sklearn import model_selection as of_sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -39,6 +41,7 @@ from skunet.model_selection import (
     validation_curve,
 )
 from skunet.splits import check_splitter
+from skunet.thresholds import FixedThresholdClassifier
 
 N_IMAGES = 8
 
@@ -728,6 +731,39 @@ def test_a_view_of_a_lazy_array_is_indexed_as_numpy():
     for key in [np.s_[1:], np.s_[[2, 0]], np.s_[[2, 0], ...], np.s_[:2, :, :], np.s_[array[:, 0, 0, 0] > 0, ...]]:
         assert isinstance(view[key], StackView)
         np.testing.assert_array_equal(np.asarray(view[key]), array[key])
+
+
+def test_a_view_reads_windows_where_the_stack_gives_them(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (4, 30, 40)).astype(np.uint8)
+
+    class Watched:
+        shape, dtype = array.shape, array.dtype
+
+        def __init__(self):
+            self.n_pixels = 0
+
+        def __getitem__(self, key):
+            found = array[key]
+            self.n_pixels += found.size
+            return found
+
+    watched = Watched()
+    np.testing.assert_array_equal(StackView(watched, np.array([2, 0]))[1, 3:9, 4:8], array[0, 3:9, 4:8])
+    assert watched.n_pixels == 6 * 4
+
+
+def test_the_path_of_a_stack_is_split_and_its_images_are_predicted_one_by_one(cells, fitted, tmp_path):
+    X, y = cells
+    tifffile.imwrite(tmp_path / "X.tif", X)
+    tifffile.imwrite(tmp_path / "y.tif", y)
+    paths = tmp_path / "X.tif", str(tmp_path / "y.tif")
+    parts = train_test_split(*paths, random_state=0)
+    for part, expected in zip(parts, train_test_split(X, y, random_state=0), strict=True):
+        np.testing.assert_array_equal(np.asarray(part), expected)
+    fixed = FixedThresholdClassifier(FrozenEstimator(fitted), threshold=0.3).fit(*paths)
+    expected = fixed.predict(X)
+    for path in (paths[0], str(paths[0])):
+        np.testing.assert_array_equal(np.stack(list(fixed.predict(path))), expected)
 
 
 @pytest.mark.parametrize("key", [np.s_[:, 0], np.s_[[0, 1], ..., 0], np.s_[:2, 1:], np.s_[:, np.array([0, 1])]])

@@ -343,7 +343,7 @@ def test_every_choice_trains(spatial_ndim, name, value):
 
 
 @given(EXAMPLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_choices_go_together(options):
     assert_trains(make_network(depth=1, **options))
 
@@ -619,7 +619,7 @@ def test_numpy_integers_are_integers():
     extras=st.fixed_dictionaries({"residual": st.booleans(), "attention": st.booleans()}),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_window_of_the_logits_is_that_of_all_of_them(spatial_ndim, depth, upsampling, convolutions, extras, data):
     torch.manual_seed(0)
     assume(spatial_ndim == 2 or upsampling != "bicubic")
@@ -648,6 +648,6 @@ def test_statistics_are_those_of_all_that_is_computed(normalization, is_training
     network = UNet(1, 3, depth=2, filters=8, normalization=normalization).train(is_training)
     images, window = torch.randn(2, 1, 21, 30), [slice(3, 9), slice(20, 30)]
     with torch.no_grad():
-        expected = network.levels(network._complete(images))[..., :21, :30]
+        expected = network.levels(network.complete(images))[..., :21, :30]
         torch.testing.assert_close(network(images), expected)
         torch.testing.assert_close(network(images, window), expected[(..., *window)], atol=1e-5, rtol=1e-5)

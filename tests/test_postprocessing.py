@@ -19,7 +19,7 @@ from skunet.steps import Steps
 masks_2d = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).random((14, 17)) < 0.45)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(masks_2d, st.integers(1, 20), st.integers(1, 2))
 def test_small_components_go_as_in_scikit_image(mask, min_size, connectivity):
     expected = remove_small_objects(mask, max_size=min_size - 1, connectivity=connectivity)
@@ -32,14 +32,14 @@ def test_small_components_go_as_in_scikit_image(mask, min_size, connectivity):
         np.testing.assert_array_equal(found, np.where(gone, mask[tuple(nearest)], mask))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(masks_2d)
 def test_holes_are_filled_as_by_scipy(mask):
     filled = FillHoles().transform(np.stack([mask, np.zeros_like(mask)]))
     np.testing.assert_array_equal(filled[0], ndimage.binary_fill_holes(mask))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(masks_2d)
 def test_one_component_stays(mask):
     kept = KeepLargest().clean(mask, background=False)
@@ -91,6 +91,15 @@ def test_small_holes_alone():
     assert (FillHoles(max_size=4).clean(mask, background=0) == 0).sum() == 9
 
 
+def test_each_mask_of_a_list_keeps_its_dtype():
+    masks = [np.zeros((8, 8), np.uint8), np.full((8, 8), 300, np.int32), np.full((4, 4), "membrane")]
+    for found, mask in zip(RemoveSmall(2).transform(masks[:2]), masks, strict=False):
+        np.testing.assert_array_equal(found, mask)
+        assert found.dtype == mask.dtype
+    words = RemoveSmall(2).transform([np.full((3, 3), "no"), masks[2]])
+    assert words[1].dtype == masks[2].dtype
+
+
 def test_lists_come_back_as_lists():
     masks = [np.eye(4, dtype=np.uint8), np.eye(3, 5, dtype=np.uint8)]
     found = RemoveSmall(2).transform(masks)
@@ -137,6 +146,10 @@ def test_the_background_can_be_named():
     mask[0, 2, 2] = 1
     assert (RemoveSmall(5).transform(mask) == mask).all()  # 1 is the least
     assert (RemoveSmall(5, background=0).transform(mask) == 2).all()
+    classes = np.array([1, 2])
+    for background in (None, 1, 2):
+        step = RemoveSmall(5, background=background)
+        np.testing.assert_array_equal(Steps(step, classes)(mask[0]), step.transform(mask)[0])
 
 
 def test_boundaries_part_objects():
@@ -267,3 +280,7 @@ def test_training_does_not_see_it(cells):
 def test_labels_are_a_list():
     with pytest.raises(ValueError, match="labels must be None or a list"):
         RemoveSmall(labels=1).clean(np.eye(4), background=0)
+    steps = Steps(RemoveSmall(3, labels=np.array([1, 2])), np.array([0, 1, 2]))
+    assert not steps(np.eye(4, dtype=int)).any()
+    with pytest.raises(ValueError, match=r"labels of RemoveSmall must be among \[0, 1\]; got \[2\]"):
+        Steps(RemoveSmall(3, labels=np.array([1, 2])), np.array([0, 1]))

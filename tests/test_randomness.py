@@ -27,3 +27,25 @@ def test_torch_is_seeded_inside_and_restored_after():
             inside.append(torch.rand(2))
     assert torch.equal(inside[0], inside[1])
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_of_several_gpus_the_one_that_is_asked_for_is_seeded(monkeypatch):
+    current, seen = ["cuda:0"], []
+
+    class Device:
+        def __init__(self, device):
+            self.device = str(device)
+
+        def __enter__(self):
+            current.append(self.device)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: seen.append(("get", current[-1])))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _: seen.append(("set", current[-1])))
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda _: seen.append(("seed", current[-1])))
+    with seeded_torch(3, 0, 0, device="cuda:1"):
+        pass
+    assert seen == [("get", "cuda:1"), ("seed", "cuda:1"), ("set", "cuda:1")]

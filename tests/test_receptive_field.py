@@ -113,8 +113,32 @@ def test_networks_without_an_end_are_blended_with_a_warning(cells):
     X, y = cells
     segmenter = make_segmenter(module=Silent, module__normalization="instance", depth=2).fit(X, y)
     segmenter.set_params(tile_size=16)
-    with pytest.warns(UserWarning, match=r"Tiles are blended.*instance or group normalization, attention"):
+    with pytest.warns(UserWarning, match=r"Tiles are blended.*instance or group normalization, self-attention"):
         segmenter.predict(X[:1])
+
+
+class Global(UNet):
+    """A network made of `UNet` that adds the mean over the image."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits + logits.mean((2, 3), keepdim=True)
+
+
+class Named(UNet):
+    """A network made of `UNet` that computes as it does."""
+
+
+def test_what_is_made_of_a_unet_is_tried_where_it_computes_otherwise(cells):
+    X, y = cells
+    image = np.tile(X[:1], (1, 5, 6))[:, :151]
+    segmenter = make_segmenter(module=Named, depth=2, tile_size=16).fit(X, y)
+    assert segmenter._geometry() is segmenter.module_
+    whole = make_segmenter(module=Named, depth=2, tile_size=None).fit(X, y).predict_proba(image)
+    np.testing.assert_allclose(segmenter.predict_proba(image), whole, atol=1e-5)
+    segmenter = make_segmenter(module=Global, depth=2, tile_size=16, train_split=None).fit(X, y)
+    with pytest.warns(UserWarning, match="Tiles are blended"):
+        segmenter.predict(image)
 
 
 def test_what_a_network_says_is_tried():

@@ -92,7 +92,7 @@ def test_constant_channels_stay_constant_in_every_dtype(dtype, size):
 
 
 @given(SIZES_2D, SIZES_2D, st.sampled_from(["uint8", "int16", "float32", "float64"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_result_has_the_size_and_stays_in_the_range(old, new, dtype):
     image = (random_image(2, *old, seed=sum(old)) * 100).astype(dtype)
     resized = resize_image(image, new)

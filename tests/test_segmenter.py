@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+import zarr
 from conftest import make_segmenter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from skunet import UNet, UNetSegmenter
+from skunet.image_array import StackView
+from skunet.image_dataset import ImageDataset
 from skunet.metrics import iou_scorer
+from skunet.training_set import open_training_set
 
 
 def weights_of(segmenter):
@@ -106,7 +110,7 @@ def test_neighbours_in_the_stack_change_nothing(cells, fitted):
     np.testing.assert_array_equal(fitted.predict_proba(X[::-1]), whole[::-1])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=3))
 def test_every_size_comes_back(fitted, sizes):
     images = [np.random.default_rng(0).integers(0, 255, size).astype(np.uint8) for size in sizes]
@@ -230,6 +234,17 @@ def test_foreign_criteria_take_weights_and_classes(cells):
     ]
     with pytest.raises(ValueError, match="class_weight must be None for a criterion"):
         make_segmenter(criterion=nn.TripletMarginLoss, class_weight="balanced").fit(X, y)
+
+
+def test_images_without_a_label_teach_nothing_by_a_foreign_criterion(cells):
+    X, y = cells
+    masks = y.copy()
+    masks[:2] = 255
+    segmenter = make_segmenter(
+        criterion=nn.CrossEntropyLoss, ignore_label=255, batch_size=1, train_split=lambda data, y: (data, data)
+    )
+    segmenter.fit(X, masks)
+    assert np.isfinite(segmenter.history[-1, ("train_loss", "valid_loss")]).all()
 
 
 def test_class_weights(cells):
@@ -662,9 +677,11 @@ def test_bad_input_is_found_before_the_old_network_is_lost(cells, fitted):
         ({"scaling": ([1, 2, 3], [1, 1, 1])}, {}, "one for each of 1"),
         ({"scaling": "dataset"}, {"sample_weight": 1.0}, "one entry per image, 12; got 1"),
         ({}, {"groups": [1]}, "one value per image"),
+        ({"tta": ["flip_depth"]}, {}, "tta must be"),
     ]:
         with pytest.raises(ValueError, match=message):
-            segmenter.set_params(**parameters).fit(X, y, **arguments)
+            segmenter.set_params(**parameters).fit(X, y * 255, **arguments)
+        segmenter.set_params(tta=False)
         np.testing.assert_array_equal(segmenter.predict(X), fitted.predict(X))
 
 
@@ -695,6 +712,26 @@ def test_dropping_an_image_keeps_tensors_tensors(cells):
     segmenter = make_segmenter(callbacks=[scoring])
     segmenter.fit(colour, y, sample_weight=np.arange(len(X)))
     assert segmenter.history[-1, "iou2"] > 0
+
+
+@pytest.mark.parametrize("kind", ["array", "memmap", "zarr"])
+def test_dropping_an_image_reads_and_copies_no_stack(cells, tmp_path, kind):
+    X, y = cells
+    stack = X
+    if kind == "memmap":
+        np.save(tmp_path / "X.npy", X)
+        stack = np.load(tmp_path / "X.npy", mmap_mode="r")
+    if kind == "zarr":
+        stack = zarr.array(X, chunks=(1, 32, 32))
+    weights = np.arange(len(X)) > 0
+    dataset = ImageDataset(open_training_set(stack, y, sample_weight=weights))
+    assert isinstance(dataset.X, StackView)
+    assert dataset.X.stack is stack
+    np.testing.assert_array_equal(dataset.X, X[1:])
+    np.testing.assert_array_equal(dataset.y, y[1:])
+    scoring = EpochScoring(iou_scorer, name="iou2", lower_is_better=False)
+    segmenter = make_segmenter(callbacks=[scoring]).fit(stack, y, sample_weight=weights)
+    assert segmenter.history[-1, "iou2"] == pytest.approx(segmenter.history[-1, "valid_iou"])
 
 
 def test_volumes_in_lists_warn_too():

@@ -419,6 +419,25 @@ def test_no_pixel_that_counts_raises():
         TunedThresholdClassifierCV(Pixels().fit(images, masks), **PREFIT).fit(images, masks, sample_weight=[0] * 4)
 
 
+def test_a_fit_that_fails_at_the_end_leaves_the_older_one():
+    class Tired(Pixels):
+        n_left = 3
+
+        def fit(self, X, y):
+            Tired.n_left -= 1
+            if Tired.n_left < 0:
+                raise MemoryError
+            return super().fit(X, y)
+
+    images, masks = draw(SIZES)
+    tuned = TunedThresholdClassifierCV(Tired(), cv=2).fit(images, masks)
+    before = dict(vars(tuned))
+    Tired.n_left = 2
+    with pytest.raises(MemoryError):
+        tuned.fit(images, [1 - mask for mask in masks])
+    assert vars(tuned) == before
+
+
 def test_a_fold_that_counts_nowhere_is_left_out():
     images, masks = draw(SIZES)
     weights = np.array([1.0, 1.0, 0.0, 0.0])

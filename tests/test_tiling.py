@@ -8,7 +8,7 @@ from skunet.geometry import PlainGeometry
 from skunet.network import UNet
 from skunet.pixels import PlacedPixels, TensorPixels
 from skunet.reach import cut
-from skunet.tiling import assemble, predict_tiles, read_window
+from skunet.tiling import assemble, predict_tiles, predict_whole, read_window
 from skunet.turning import choose_turns
 
 
@@ -21,7 +21,7 @@ def whole_and_tiled(network, images, tile_size, *, turns=()):
         return [predict(tile_size=None), predict(tile_size=tile_size)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     spatial_ndim=st.sampled_from([2, 2, 3]),
     depth=st.integers(0, 4),
@@ -219,3 +219,5 @@ def test_training_batches_are_never_split():
 
     with pytest.raises(MemoryError):
         list(predict_tiles(TensorPixels(torch.zeros(1, 1, 64, 64)), forward, tile_size=None, geometry=network))
+    with torch.no_grad(), pytest.raises(MemoryError):  # as for the losses of batches that go through in parts
+        predict_whole(TensorPixels(torch.zeros(1, 1, 64, 64)), forward, network)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from skunet.containers import open_container, pick_items
 from skunet.training_set import open_training_set
 
 RNG = np.random.default_rng(0)
@@ -155,6 +156,17 @@ def test_bad_weights_and_groups_raise():
     raises("must not be zero for all images", X, y, sample_weight=np.zeros(4))
     raises(r"size of the mask \(6, 8\); got \(6, 7\) for image 0", X, y, sample_weight=np.ones((4, 6, 7)))
     raises("one value per image", X, y, groups=[1, 2])
+
+
+def test_errors_name_images_as_the_user_counts_them(tmp_path):
+    weights, masks = [0, 1, 1, 1], np.array(y)
+    masks[2, 0, 0] = 7
+    raises("mask 2 holds", X, masks, classes=[0, 255], sample_weight=weights)
+    raises(r"got \(6, 7\) for image 1", X, y, sample_weight=[np.zeros((6, 8)), *np.ones((3, 6, 7))])
+    images = [*X[:3], X[3][None]]
+    raises("image 3 has shape", images, list(y), sample_weight=weights)
+    picked = pick_items(pick_items(open_container([tmp_path / f"{i}.png" for i in range(4)], "X"), [3, 1]), [1])
+    assert picked.describe(0) == f"image 1 ({tmp_path / '1.png'})"
 
 
 def test_selecting_keeps_everything_together():

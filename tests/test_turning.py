@@ -27,6 +27,7 @@ def test_turns_are_those_of_numpy_and_can_be_undone(name):
     turn = choose_turns([name], spatial_ndim=2)[1]
     np.testing.assert_array_equal(turn.apply(image), NUMPY[name](image.numpy()))
     assert torch.equal(turn.undo(turn.apply(image)), image)
+    assert torch.equal(turn.apply(image.to(torch.uint16)), turn.apply(image).to(torch.uint16))
 
 
 @pytest.mark.parametrize("spatial_ndim", [2, 3])
@@ -89,6 +90,16 @@ def test_blended_tiles_are_turned_too():
         TensorPixels(images), lambda x, window: cut(2 * x, window), tile_size=(16, 12), geometry=geometry, turns=turns
     )
     torch.testing.assert_close(assemble(tiles, (50, 33)), 2 * images)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int64, np.float16, np.float64, bool])
+def test_images_of_every_dtype_are_turned(cells, dtype):
+    X, y = cells
+    X = (X > 128 if dtype is bool else X).astype(dtype)
+    segmenter = make_segmenter(tta=True).fit(X, y)
+    np.testing.assert_allclose(
+        segmenter.predict_proba(X[:2]), segmenter.predict_proba(X[:2].astype(np.float32)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("tile_size", [None, 8])

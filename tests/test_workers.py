@@ -69,7 +69,14 @@ def test_threads_that_overlap_restore_the_number_once_all_are_done():
 
 def test_loaders_start_no_workers_inside_of_workers(cells):
     X, y = cells
-    segmenter = make_segmenter(iterator_train__num_workers=2, iterator_valid__num_workers=1)
+    segmenter = make_segmenter(
+        iterator_train__num_workers=2,
+        iterator_train__persistent_workers=True,
+        iterator_train__prefetch_factor=4,
+        iterator_train__multiprocessing_context="spawn",
+        iterator_valid__num_workers=1,
+        iterator_valid__timeout=60,
+    )
     scores = cross_val_score(segmenter, X, y, cv=2, n_jobs=2, error_score="raise")
     np.testing.assert_array_equal(scores, cross_val_score(make_segmenter(), X, y, cv=2, error_score="raise"))
 
@@ -95,11 +102,16 @@ class Images(Callback):
         net.history.record("images", self.notes_)
 
 
-def test_workers_share_the_images_of_a_search():
+def test_workers_share_the_images_of_a_search(tmp_path):
     X, y = make_cells(20, size=256, random_state=0)
     segmenter = make_segmenter(depth=0, filters=2, callbacks=[Images()], augment=None)
     results = cross_validate(segmenter, X, y, cv=2, n_jobs=2, return_estimator=True, error_score="raise")
     for fitted in results["estimator"]:
         assert fitted.history[-1, "images"] == ("memmap", X.nbytes)  # all of it mapped, no fold copied
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    results = cross_validate(segmenter, mapped, y, cv=2, n_jobs=2, return_estimator=True, error_score="raise")
+    for fitted in results["estimator"]:
+        assert fitted.history[-1, "images"] == ("memmap", X.nbytes)
     copied = sklearn_cross_validate(segmenter, X, y, cv=2, n_jobs=2, return_estimator=True, error_score="raise")
     np.testing.assert_array_equal(results["test_score"], copied["test_score"])
