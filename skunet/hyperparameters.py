@@ -259,8 +259,11 @@ def find_setting(estimator: Any, name: str) -> Any:
     >>> find_setting(make_pipeline(UNetSegmenter(ignore_label=255)), "ignore_label")
     255
     """
+    parameters = estimator.get_params()
+    if name in parameters:
+        return parameters[name]
     value = getattr(estimator, name, None)
-    for part in estimator.get_params().values():
+    for part in parameters.values():
         if value is None and hasattr(part, "fit") and hasattr(part, "get_params") and not isinstance(part, type):
             value = find_setting(part, name)
     return value

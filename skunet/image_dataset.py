@@ -45,14 +45,13 @@ class ImageDataset(Dataset):  # type: ignore[misc]  # skorch is not typed
 
 
 def _as_user_array(container: Container) -> Any:
-    """Return the items so that an array of positions can index them; of some items of a stack a view, unread."""
+    """Return the items so that an array of positions can index them; of some images of a stack a view, unread."""
     items = container.items
     if not isinstance(items, list | PickedItems):
         return items
     if container.shape is None or isinstance(items, list):
         return object_array(items)
-    stack = items.items
-    is_in_memory = isinstance(stack, np.ndarray) and not isinstance(stack, np.memmap)
-    if isinstance(stack, Tensor) or (is_in_memory and container.name == "y"):
-        return stack[items.indices]  # a view knows no channels first; scores want masks as arrays
-    return StackView(stack, items.indices)
+    if isinstance(items.items, Tensor):
+        return items.items[items.indices]  # a view knows no channels first
+    view = StackView(items.items, items.indices)
+    return np.asarray(view) if container.name == "y" else view  # scores want masks as arrays

@@ -15,7 +15,7 @@ from skunet.adaptation import NormAdaptation, NormStatistics
 from skunet.blending import IsDone, never
 from skunet.components import is_deeply_supervised, uncompiled
 from skunet.derived import kept_for
-from skunet.engines import computes_as_unet, engine_logits
+from skunet.engines import engine_logits
 from skunet.exactness import with_exact_start
 from skunet.geometry import Geometry, PlainGeometry
 from skunet.hardware import free_memory, is_out_of_memory
@@ -219,7 +219,7 @@ class Inference:
             torch.autocast(device_type, getattr(torch, self.precision)) if is_mixed else nullcontext(),
             sound_convolutions(images) if is_mixed and module.training else nullcontext(),
         ):
-            if computes_as_unet(module) and not module.training:
+            if type(module) is UNet and not module.training:
                 return check_logits(module(images, window, **fit_params), self.n_classes)
             logits = module(images, **fit_params)
         return cut(self._checked(logits, images), window)
@@ -283,9 +283,9 @@ def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spati
     Parameters
     ----------
     module : torch.nn.Module
-        `UNet`, or any that says the same about itself, answers alone. Others, also those made of `UNet` with a forward
-        pass of their own, may say `receptive_field`, pixels before and after or one number for both,
-        `is_exactly_tileable` or `size_multiple`. What they read is tried or measured.
+        `UNet`, or any that says the same about itself, answers alone. Others, and those made of `UNet`, may say
+        `receptive_field`, pixels before and after or one number for both, `is_exactly_tileable` or `size_multiple`.
+        What they read is tried or measured.
     size_multiple : int
         Of input sides, for a module that does not say.
     n_channels : int
@@ -293,10 +293,12 @@ def geometry_of(module: nn.Module, *, size_multiple: int, n_channels: int, spati
     """
     plain: Any = uncompiled(module)
     says_all = all(hasattr(plain, name) for name in ("input_size", "output_size", "margin"))
-    if says_all and (not isinstance(plain, UNet) or computes_as_unet(plain) or plain.margin):
+    if says_all and (type(plain) is UNet or not isinstance(plain, UNet) or plain.margin):
         return cast(Geometry, plain)
     multiple = getattr(plain, "size_multiple", size_multiple)
-    reach = getattr(plain, "receptive_field", None)
+    # What a network made of `UNet` inherits need not hold for its layers.
+    is_inherited = isinstance(plain, UNet) and type(plain).receptive_field is UNet.receptive_field
+    reach = None if is_inherited else getattr(plain, "receptive_field", None)
     is_exact = getattr(plain, "is_exactly_tileable", True)
     is_known = reach is None or isinstance(reach, int) or (len(reach) == 2 and all(isinstance(n, int) for n in reach))
     if not is_known:

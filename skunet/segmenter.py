@@ -87,7 +87,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         or fewer where the memory was not enough, with a warning.
     iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
     dataset : type, default=ImageDataset
-        Another class is called with `(X, y)`, by `fit` alone, and must give (image, mask) pairs, channels first.
+        Another class is called with `(X, y)`, not by `predict`, and must give (image, mask) pairs, channels first.
     train_split : float, None or callable, default=0.2
         Share of the images (of the groups, where there are any) to validate on, at least one; None for no validation.
         Under 5 images or 2 groups none is held out. A callable is used as by skorch.

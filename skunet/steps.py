@@ -36,7 +36,8 @@ class Steps:
         self.steps = _listed(postprocess)
         for step in self.steps:
             labels = getattr(step, "labels", None)
-            unknown = set() if labels is None else set(np.asarray(labels).ravel().tolist()) - set(classes.tolist())
+            labels = labels.tolist() if isinstance(labels, np.ndarray) else labels or ()
+            unknown = set(labels) - set(classes.tolist())
             if unknown:
                 name = type(step).__name__
                 raise ValueError(f"labels of {name} must be among {classes.tolist()}; got {sorted(unknown, key=str)}.")

@@ -214,4 +214,3 @@ def test_a_data_set_without_pairs_raises():
 def test_picking_items_reads_nothing_and_keeps_the_order(data):
     picked = pick_items(open_container(data, "X"), np.array([1, 0, 1]))
     assert contents(picked) == STACK[[1, 0, 1]].tolist()
-    assert np.asarray(picked[1]).tolist() == STACK[0].tolist()

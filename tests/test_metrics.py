@@ -188,6 +188,9 @@ def test_scorers_leave_out_what_the_estimator_ignores(cells, name):
     found = cross_validate(FrozenEstimator(segmenter), X, masks, cv=[(range(12), range(12))], scoring=list(SCORERS))
     assert found[f"test_{name}"][0] == expected
     assert pickle.loads(pickle.dumps(SCORERS[name]))(segmenter, X, masks) == expected
+    # What it started from has labels of its own.
+    other = make_segmenter(pretrained=segmenter, classes=[0, 1, 255]).fit(X, masks)
+    assert SCORERS[name](other, X, masks) == metric(masks, other.predict(X))
     assert make_scorer(metric)(segmenter, X, masks) == metric(masks, segmenter.predict(X))
 
 

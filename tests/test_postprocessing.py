@@ -278,8 +278,9 @@ def test_training_does_not_see_it(cells):
 
 
 def test_labels_are_a_list():
-    with pytest.raises(ValueError, match="labels must be None or a list"):
-        RemoveSmall(labels=1).clean(np.eye(4), background=0)
+    for labels in (1, {1, 2}):
+        with pytest.raises(ValueError, match="labels must be None or a list"):
+            RemoveSmall(labels=labels).clean(np.eye(4), background=0)
     steps = Steps(RemoveSmall(3, labels=np.array([1, 2])), np.array([0, 1, 2]))
     assert not steps(np.eye(4, dtype=int)).any()
     with pytest.raises(ValueError, match=r"labels of RemoveSmall must be among \[0, 1\]; got \[2\]"):

@@ -125,17 +125,36 @@ class Global(UNet):
         return logits + logits.mean((2, 3), keepdim=True)
 
 
-class Named(UNet):
-    """A network made of `UNet` that computes as it does."""
+class Smoothed(UNet):
+    """A network made of `UNet` that looks farther at the end."""
+
+    def forward(self, images):
+        return nn.functional.avg_pool2d(super().forward(images), 9, 1, 4)
 
 
-def test_what_is_made_of_a_unet_is_tried_where_it_computes_otherwise(cells):
+class Wide(UNet):
+    """A network made of `UNet` with another layer, which `UNet` does not know of."""
+
+    def __init__(self, in_channels, n_classes, depth):
+        super().__init__(in_channels, n_classes, depth=depth, filters=4)
+        self.head = nn.Conv2d(4, n_classes, 7, padding=3)
+
+
+@pytest.mark.filterwarnings("error:Tiles are blended")
+@pytest.mark.parametrize("module", [Smoothed, Wide])
+def test_what_is_made_of_a_unet_is_measured(cells, module):
+    X, y = cells
+    image = np.tile(X[:1], (1, 5, 6))[:, :152, :140]
+    segmenter = make_segmenter(module=module, depth=2, tile_size=None, scaling=None).fit(X, y)
+    with torch.no_grad():
+        expected = segmenter.module_.eval()(torch.from_numpy(image[:, None]).float()).softmax(1).numpy()
+    np.testing.assert_allclose(segmenter.predict_proba(image), expected, atol=1e-5)
+    np.testing.assert_allclose(segmenter.set_params(tile_size=16).predict_proba(image), expected, atol=1e-5)
+
+
+def test_what_is_made_of_a_unet_and_has_no_end_is_blended(cells):
     X, y = cells
     image = np.tile(X[:1], (1, 5, 6))[:, :151]
-    segmenter = make_segmenter(module=Named, depth=2, tile_size=16).fit(X, y)
-    assert segmenter._geometry() is segmenter.module_
-    whole = make_segmenter(module=Named, depth=2, tile_size=None).fit(X, y).predict_proba(image)
-    np.testing.assert_allclose(segmenter.predict_proba(image), whole, atol=1e-5)
     segmenter = make_segmenter(module=Global, depth=2, tile_size=16, train_split=None).fit(X, y)
     with pytest.warns(UserWarning, match="Tiles are blended"):
         segmenter.predict(image)
