@@ -11,6 +11,7 @@ import torch
 from conftest import make_segmenter
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
+from tqdm.auto import tqdm
 
 from skunet.callbacks import EarlyStopping, IoUScoring
 from skunet.metrics import iou_score
@@ -152,11 +153,19 @@ def test_verbose_1_prints_a_line_per_epoch(cells, capfd):
     assert err == ""  # no bar where there is no terminal
 
 
+class EagerBar(tqdm):
+    """Is drawn anew at every batch, however fast they are."""
+
+    def __init__(self, *args, **parameters):
+        super().__init__(*args, mininterval=0, **parameters)
+
+
 def test_a_terminal_gets_a_bar_with_loss_iou_rate_and_time_left(cells, monkeypatch):
     X, y = cells
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("skunet.progress.tqdm", EagerBar)
     make_segmenter(verbose=1, max_epochs=3, callbacks__print_log=None).fit(X, y)
     text = terminal.getvalue()
     for part in ("loss=", "IoU=", "patch/s", "/30", "<"):
