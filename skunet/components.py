@@ -18,6 +18,7 @@ __all__ = [
     "criterion_arguments",
     "is_deeply_supervised",
     "mean_over_levels",
+    "plain_name",
     "uncompiled",
     "weighted_loss",
 ]
@@ -33,6 +34,11 @@ def accepted(component: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that a compiled one wraps, whose weights carry no prefix; any other as it is."""
     return cast(nn.Module, getattr(module, "_orig_mod", module))
+
+
+def plain_name(name: str) -> str:
+    """Return a weight's name without the prefix that it has in a compiled module."""
+    return name.removeprefix("_orig_mod.")
 
 
 def is_deeply_supervised(module: Any) -> bool:

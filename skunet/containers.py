@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from skunet.image_files import open_array, read_image, read_mask
 from skunet.resizing import ResizedImages
 
-__all__ = ["Container", "is_lazy", "object_array", "open_container", "open_pairs", "pick_items"]
+__all__ = ["Container", "is_lazy", "object_array", "open_container", "open_pairs", "open_stack", "pick_items"]
 
 Kind = Literal["stack", "list", "object_array", "dataset"]
 RULES = {
@@ -122,6 +122,11 @@ def open_container(data: Any, name: str) -> Container:
     if len(container) == 0:
         raise ValueError(f"{name} must hold at least one image; got 0 sample(s) (shape={np.shape(data)}).")
     return container
+
+
+def open_stack(data: Any, name: str) -> Any:
+    """Return the stack that a path names, of which items can be picked; anything else as it is."""
+    return open_container(data, name).items if isinstance(data, str | Path) else data
 
 
 def _open_path(path: str | Path, name: str) -> Any:

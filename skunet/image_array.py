@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from torch import Tensor
 
-from skunet.containers import is_lazy, object_array, open_container
+from skunet.containers import is_lazy, object_array, open_container, open_stack
 from skunet.image_files import read_mask
 from skunet.labels import count_labels
 from skunet.resizing import ResizedImages
@@ -62,12 +62,17 @@ def indexable_pair(X: Any, y: Any, estimator: Any = None) -> tuple[Any, Any]:
 
 def _viewed(data: Any) -> Any:
     """Return a large or lazy stack as a view, all else as it can be indexed."""
-    stack = open_container(data, "X").items if isinstance(data, str | Path) else data
-    if isinstance(stack, np.memmap) or (is_lazy(stack) and not hasattr(stack, "iloc")):
+    stack = open_stack(data, "X")
+    if _is_lazy_stack(stack):
         return StackView(stack, np.arange(stack.shape[0]))
     images = _indexable(stack, "X")
     is_large = isinstance(images, np.ndarray) and images.nbytes > MAPPED and images.dtype != object
     return StackView(images, np.arange(len(images))) if is_large else images
+
+
+def _is_lazy_stack(data: Any) -> bool:
+    """Return whether this is like an array, in a file or elsewhere, and no table."""
+    return isinstance(data, np.memmap) or (is_lazy(data) and not hasattr(data, "iloc"))
 
 
 def _indexable(data: Any, name: Literal["X", "y"]) -> Any:
@@ -198,8 +203,7 @@ def _takes_all(part: Any) -> bool:
 
 def pick_images(data: Any, indices: np.ndarray) -> Any:
     """Return the items at `indices` in a container of the same kind; of a lazy array a `StackView`, unread."""
-    is_table = hasattr(data, "iloc")
-    if not is_table and (is_lazy(data) or isinstance(data, np.memmap)):
+    if _is_lazy_stack(data):
         return StackView(data, np.asarray(indices))
     return _safe_indexing(data, indices)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from itertools import chain
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch.utils.data import Dataset, Subset
 
-from skunet.containers import Container, open_container, open_pairs
+from skunet.containers import Container, open_container, open_pairs, open_stack
 from skunet.hyperparameters import find_setting
 from skunet.image_array import pick_images
 from skunet.images import Images, Results
@@ -49,9 +48,7 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         for name in ("X", "y"):
-            data = getattr(self, name)
-            if isinstance(data, str | Path):  # of a stack, of which parts are taken
-                object.__setattr__(self, name, open_container(data, name).items)
+            object.__setattr__(self, name, open_stack(getattr(self, name), name))
 
     def masks(self) -> Container:
         """Return the masks, to be read one at a time; raise ValueError if there is not one per image."""
@@ -141,9 +138,8 @@ def map_images(X: Any, function: Callable[[Any], np.ndarray], *, n_leading: int 
     [array([[2., 2.],
            [2., 2.]]), array([[2., 2., 2.]])]
     """
+    X = open_stack(X, "X")
     container = open_container(X, "X")
-    if isinstance(X, str | Path):  # of a stack
-        X = container.items
     maps = (function(select_images(X, np.array([index]))) for index in range(len(container)))
     first = next(maps)
     spatial_ndim = first.ndim - (n_leading is not None)

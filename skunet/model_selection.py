@@ -5,7 +5,6 @@ work on stacks, but under an integer `cv` refuse lists of images of equal height
 stratify masks, and know no probabilities per pixel. Splitters that never look at masks are scikit-learn's.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from sklearn.model_selection import (
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _num_samples
 
-from skunet.containers import open_container
+from skunet.containers import open_stack
 from skunet.cross_prediction import cross_val_predict
 from skunet.cross_validation import (
     cross_val_score,
@@ -129,7 +128,7 @@ def train_test_split(
     """
     if not arrays:
         raise ValueError("At least one array required as input, e.g. train_test_split(X, y).")
-    arrays = tuple(open_container(each, "X").items if isinstance(each, str | Path) else each for each in arrays)
+    arrays = tuple(open_stack(each, "X") for each in arrays)
     check_consistent_length(*arrays, stratify, groups)
     sizes = {"test_size": test_size, "train_size": train_size}
     if stratify is None and groups is None:

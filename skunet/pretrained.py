@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from skunet.components import uncompiled
+from skunet.components import plain_name, uncompiled
 from skunet.state_file import FORMAT, read_state
 
 __all__ = ["Pretrained", "open_pretrained", "take_over"]
@@ -77,11 +77,7 @@ def _named_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not any(isinstance(value, Tensor) for value in state.values()):
         state = next((state[name] for name in NESTED if isinstance(state.get(name), Mapping)), state)
     # Compiled modules put a prefix before each name; what is no tensor is no weight.
-    return {
-        str(name).removeprefix("_orig_mod."): value.detach()
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    return {plain_name(str(name)): value.detach() for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _read(path: Path) -> Pretrained:

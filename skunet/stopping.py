@@ -10,6 +10,8 @@ import skorch.callbacks
 from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
+from skunet.components import plain_name
+
 __all__ = ["EarlyStopping", "TimeLimit"]
 
 
@@ -94,8 +96,8 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         weights = self.best_model_weights_
         if weights is not None:
             # Names have a prefix where the module is compiled, as it need not have been before it was resumed.
-            plain = {_plain(name): weight for name, weight in weights.items()}
-            self.best_model_weights_ = {name: plain[_plain(name)] for name in net.module_.state_dict()}
+            plain = {plain_name(name): weight for name, weight in weights.items()}
+            self.best_model_weights_ = {name: plain[plain_name(name)] for name in net.module_.state_dict()}
         if net.history:
             super().on_train_end(net, **kwargs)
         self.best_model_weights_ = None
@@ -103,10 +105,6 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:
             self.sink(text)
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("_orig_mod.")
 
 
 class TimeLimit(Callback):  # type: ignore[misc]  # skorch is not typed

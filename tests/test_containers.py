@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from skunet.containers import open_container, open_pairs, pick_items
+from skunet.image_dataset import _as_user_array
 from skunet.image_files import read_image, read_mask
 
 
@@ -214,3 +215,4 @@ def test_a_data_set_without_pairs_raises():
 def test_picking_items_reads_nothing_and_keeps_the_order(data):
     picked = pick_items(open_container(data, "X"), np.array([1, 0, 1]))
     assert contents(picked) == STACK[[1, 0, 1]].tolist()
+    assert np.asarray(_as_user_array(picked)[1]).tolist() == STACK[0].tolist()
