@@ -32,7 +32,6 @@ class TrainingData:
     n_classes: int
     flip_axes: tuple[int, ...]
     ignore_label: int | None = None
-    groups: list[str] | None = None
 
     @property
     def spatial_ndim(self) -> int:
@@ -72,7 +71,7 @@ def load_carvana96(folder: Path, size: tuple[int, int] = CARS) -> AccuracySet:
     cars = [path.name.split("_")[0] for path in paths]
     folds = []
     for train, test in GroupKFold(3).split(X, groups=cars):
-        data = TrainingData(X[train], y[train], n_classes=2, flip_axes=(1,), groups=[cars[i] for i in train])
+        data = TrainingData(X[train], y[train], n_classes=2, flip_axes=(1,))
         folds.append(Fold(data, {"": (X[test], y[test])}))
     return AccuracySet(folds, score_objects, "dice")
 

@@ -52,7 +52,7 @@ def fit_skunet(data: TrainingData, seconds: float, seed: int) -> tuple[Predict, 
     demands: dict[str, Any] = {} if data.ignore_label is None else {"ignore_label": data.ignore_label}
     segmenter = UNetSegmenter(
         max_epochs=10**6, callbacks=[TimeLimit(seconds)], random_state=seed, verbose=0, **demands
-    ).fit(data.X, data.y, groups=data.groups)
+    ).fit(data.X, data.y)
 
     def predict(X: Array) -> Array:
         return with_all_classes(segmenter.predict_proba(X), segmenter.classes_, data.n_classes)

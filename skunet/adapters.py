@@ -59,7 +59,7 @@ class _SampleBySample(BaseEstimator):  # type: ignore[misc]  # sklearn is not ty
             raise ValueError(
                 f"{type(self).__name__} must be given a transform of that library, built; got {self.transform!r}."
             )
-        largest = masks.double().abs().max()
+        largest = masks.cpu().double().abs().max()  # some GPUs have no float64
         if largest > MOST:
             raise ValueError(f"{type(self).__name__} takes labels up to {MOST}; got {largest:.0f}. Renumber them.")
         given = torch.ones(masks.shape, device=masks.device) if weights is None else weights
@@ -117,8 +117,10 @@ class Albumentations(_SampleBySample):
         self.transform.set_random_seed(seed)
         arrays = [np.ascontiguousarray(part.cpu().numpy()) for part in maps]
         found = self.transform(image=np.ascontiguousarray(image.movedim(0, -1).cpu().numpy()), masks=arrays)
-        changed = torch.as_tensor(np.ascontiguousarray(found["image"])).movedim(-1, 0)
-        return changed.to(image.device), [torch.as_tensor(np.ascontiguousarray(part)) for part in found["masks"]]
+        changed, *masks = (
+            torch.as_tensor(np.ascontiguousarray(part)).to(image.device) for part in (found["image"], *found["masks"])
+        )
+        return changed.movedim(-1, 0), masks
 
 
 class Torchvision(_SampleBySample):

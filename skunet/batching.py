@@ -82,6 +82,11 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             X, y = self.get_dataset(X, y), None
         check_table(X, "X")
         check_table(y, "y")
+        if not is_fresh and self.ignore_label in self.classes_.tolist():
+            raise ValueError(
+                f"ignore_label must be none of the labels that were trained, {self.classes_.tolist()}; got "
+                f"{self.ignore_label!r}. Give these pixels sample_weight 0, or fit anew to leave the class out."
+            )
         data = open_training_set(
             X,
             y,
@@ -183,7 +188,7 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             augment=choose_augment(self.augment, len(data), self.spatial_ndim_, self.n_channels_in_),
             flip_axes=self.flip_axes_,
             seed=self.seed_,
-            device="cpu" if arguments.get("num_workers") else self.device_,
+            device="cpu" if arguments.get("num_workers") or arguments.get("pin_memory") else self.device_,
         )
         n_patches = count_patches(data.sizes, patch_size)
         sampler = PatchSampler(
@@ -211,19 +216,20 @@ class ImageBatching(NeuralNet):  # type: ignore[misc]  # skorch is not typed
             weights=sum(weight.nbytes for weight in module.parameters()),
             input_size=self._geometry().input_size,
         )
+        at_once = min(batch_size, self.micro_batch_size or batch_size)
         fitting = fit_step(
             memory,
             self.memory_limit,
-            batch_size=batch_size,
+            batch_size=at_once,
             patch_size=patch_size,
             size_multiple=multiple,
             may_crop=self.patch_size is None,
         )
-        if fitting != (batch_size, patch_size):
+        if fitting != (at_once, patch_size):
             size = " x ".join(map(str, fitting[1]))
             megabytes = memory.bytes_for(*fitting) / 1e6
-            self._note(f"memory_limit: {fitting[0]} patches of {size} in a batch take about {megabytes:,.0f} MB.")
-        return fitting
+            self._note(f"memory_limit: {fitting[0]} patches of {size} at once take about {megabytes:,.0f} MB.")
+        return batch_size if fitting[0] == at_once else fitting[0], fitting[1]
 
     def _evaluation_batches(self, data: TrainingSet | Images, arguments: dict[str, Any]) -> Any:
         sizes = [data.size(index) for index in range(len(data))]

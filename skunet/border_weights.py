@@ -23,6 +23,7 @@ def border_weight_map(
     sigma: float = 5.0,
     spacing: float | Sequence[float] | None = None,
     is_instances: bool = False,
+    ignore_label: Any = None,
 ) -> Any:
     """Return weights that grow in the gaps between objects, for `fit(..., sample_weight=...)`.
 
@@ -33,7 +34,8 @@ def border_weight_map(
     Parameters
     ----------
     masks : ndarray (N, *S), list or object array of (*S)
-        The least label of each mask is background. Objects are connected components of the others, or labels.
+        The least label of each mask but `ignore_label` is background. Objects are connected components of the others,
+        or labels.
     w0 : float, default=10.0
         Weight of the narrowest gap, at least 0.
     sigma : float, default=5.0
@@ -42,6 +44,8 @@ def border_weight_map(
         Distance between pixels along each axis; 1 by default.
     is_instances : bool, default=False
         Whether each label is one object, also where two touch.
+    ignore_label : label, optional
+        Pixels of this label are neither object nor background; they weigh 1.
 
     Returns
     -------
@@ -70,16 +74,16 @@ def border_weight_map(
     def weigh(one: Any) -> np.ndarray:
         mask = open_container(one, "y")[0]
         check_spacing(spacing, mask.ndim)
-        labels, numbers = np.unique(mask, return_inverse=True)
-        numbers = numbers.reshape(mask.shape)
+        is_known = np.full(mask.shape, True) if ignore_label is None else mask != ignore_label
+        labels, order = np.unique(mask[is_known], return_inverse=True)
+        numbers = np.zeros(mask.shape, dtype=np.int64)
+        numbers[is_known] = order.ravel() if len(labels) > 1 else 0
         if not is_instances:
             numbers = ndimage.label(numbers > 0)[0]
-        elif len(labels) == 1:
-            numbers = np.zeros_like(numbers)
         steps = np.broadcast_to(1.0 if spacing is None else spacing, mask.ndim).astype(float)
         nearest, second = _two_distances(numbers, REACH * sigma, steps)
         gap = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
-        return np.where(numbers == 0, 1 + gap, 1).astype(np.float32)
+        return np.where(is_known & (numbers == 0), 1 + gap, 1).astype(np.float32)
 
     return map_images(masks, weigh)
 

@@ -56,17 +56,17 @@ class BoundaryLoss(WeightedLoss):
         probabilities = terms.log_probabilities.exp()
         total = torch.zeros_like(terms.surprise)
         for k in range(terms.n_classes):
-            distances = np.stack([self._distance(mask == k) for mask in known])  # (N, *S)
+            distances = np.stack([self._distance(mask == k, (mask != k) & (mask >= 0)) for mask in known])  # (N, *S)
             d = torch.from_numpy(distances).to(total)
             truth = (1 - terms.smoothing) * (terms.target == k) + terms.smoothing / terms.n_classes
             total = total + terms.class_weight[k] * d * (probabilities[:, k] - truth)
         return weighted_mean(total, terms.weight)
 
-    def _distance(self, is_class: np.ndarray) -> np.ndarray:
-        """Return the signed distance to the border, 0 everywhere where there is none."""
-        if is_class.all() or not is_class.any():
+    def _distance(self, is_class: np.ndarray, is_other: np.ndarray) -> np.ndarray:
+        """Return the signed distance to the border, 0 everywhere where there is none; what is neither has none."""
+        if not (is_class.any() and is_other.any()):
             return np.zeros(is_class.shape)
         outside, inside = (
-            ndimage.distance_transform_edt(part, sampling=self.spacing) for part in (~is_class, is_class)
+            ndimage.distance_transform_edt(~part, sampling=self.spacing) for part in (is_class, is_other)
         )
         return np.asarray(outside - inside)

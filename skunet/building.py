@@ -1,5 +1,6 @@
 """From parameters to network, criterion and optimizer, by skorch's named steps."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -44,8 +45,8 @@ class NetworkBuilding(ImageBatching):
         self
         """
         # skorch builds callbacks at once, from the old list.
-        are_new = "callbacks" in parameters
-        if are_new:
+        are_new = any(name == "callbacks" or re.fullmatch("callbacks__(?!.*__).+", name) for name in parameters)
+        if "callbacks" in parameters:
             self.callbacks = parameters.pop("callbacks")
         of_objects = {name: parameters.pop(name) for name in list(parameters) if name.startswith(OF_OBJECTS)}
         super().set_params(**parameters)
@@ -193,7 +194,7 @@ class NetworkBuilding(ImageBatching):
         """Build the criterion, with class weights where the classes are known."""
         with seeded_torch(self._drawn_seed(), *CRITERION):
             super().initialize_criterion()
-        self.criterion_class_weight_ = self.class_weight if hasattr(self, "codec_") else None
+        self.criterion_weights_ = self._class_weights()
         return self
 
     def _set_layout(self) -> None:
@@ -278,8 +279,8 @@ class NetworkBuilding(ImageBatching):
             )
             self._initialize_criterion("Building the criterion anew.")
             self._initialize_optimizer("Building the optimizer anew.")
-        elif self.class_weight != self.criterion_class_weight_:
-            self._initialize_criterion("Building the criterion anew, since class_weight or the classes changed.")
+        elif self._class_weights() != self.criterion_weights_:
+            self._initialize_criterion("Building the criterion anew, since the weights of the classes changed.")
         if not hasattr(self, "scaling_constants_"):
             self.fitted_scaling_ = choose_scaling(self.scaling, self.n_channels_in_)
         self._place_network()

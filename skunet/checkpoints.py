@@ -61,7 +61,7 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
         return {name: value for name, value in vars(self).items() if name != "lock_"}
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Check the parameters.
+        """Check the parameters, and note where this call of fit begins.
 
         Raises
         ------
@@ -72,6 +72,7 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
         NotADirectoryError
             If `dirname` is a file.
         """
+        self.first_epoch_ = len(net.history)
         parent = _folder_of_runs(self.dirname)
         if parent.exists() and not parent.is_dir():
             raise NotADirectoryError(f"Checkpoint.dirname must be a folder or not be there yet; got a file, {parent}.")
@@ -126,18 +127,24 @@ class Checkpoint(Callback):  # type: ignore[misc]  # skorch is not typed
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write the state, and the segmenter where this epoch is the best so far."""
-        if self._is_best(net.history[-1]):
+        if self._is_best(net.history[self.first_epoch_ :]):
             net.save(self.folder_ / BEST)
         write_state(self.folder_ / TRAINING, net.training_state(), kind="training")
 
-    def _is_best(self, record: dict[str, Any]) -> bool:
+    def _is_best(self, records: list[dict[str, Any]]) -> bool:
+        """Return whether the last epoch is the best of this call of fit, or of all."""
         if self.monitor is None:
             return True
-        name = f"{self.monitor.removesuffix('_best')}_best"
+        monitor, record = self.monitor.removesuffix("_best"), records[-1]
+        name = f"{monitor}_best"
         if name not in record and "valid_batch_count" in record:
             known = sorted(key.removesuffix("_best") for key in record if key.endswith("_best"))
             raise ValueError(f"Checkpoint.monitor must be one of {known} or None; got {self.monitor!r}.")
-        return bool(record.get(name, True))
+        if any(row.get(name, True) for row in records):
+            return bool(record.get(name, True))
+        # The best of all was before this call.
+        sign = -1 if monitor.endswith("loss") else 1
+        return bool(sign * record[monitor] >= max(sign * row[monitor] for row in records))
 
 
 def _read_training(folder: Path) -> dict[str, Any] | None:

@@ -128,7 +128,12 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
     ValueError
         If there are weights and the criterion can take none.
     """
-    ignore_index = getattr(criterion, "ignore_index", -1)
+    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is not None:
+        # Their mean over pixels whose classes all weigh nothing is NaN.
+        target = target.masked_fill((criterion.weight == 0)[target.clamp_min(0)], -1)
+    ignore_index = getattr(criterion, "ignore_index", None)
+    if ignore_index is None:
+        ignore_index = -1
     if ignore_index != -1:  # an instance that the user made
         target = target.masked_fill(target == -1, ignore_index)
     if weights is None:
@@ -137,14 +142,21 @@ def weighted_loss(criterion: nn.Module, logits: Tensor, target: Tensor, weights:
         return torch.where((target != ignore_index).any(), loss, torch.zeros_like(loss))
     if "sample_weight" in inspect.signature(criterion.forward).parameters:
         return torch.as_tensor(criterion(logits, target, sample_weight=weights))
-    if not hasattr(criterion, "reduction"):
-        raise ValueError(
-            f"sample_weight must be None for a criterion without per-pixel losses; {type(criterion).__name__} takes "
-            "neither sample_weight nor reduction. Use skunet's CrossEntropyDiceLoss."
-        )
-    unreduced = copy.copy(criterion)
-    unreduced.reduction = "none"  # type: ignore[assignment]  # torch declares it a str where it exists
-    losses = unreduced(logits, target)  # (B, *S)
+    losses = _losses_per_pixel(criterion, logits, target)
     weights = weights.reshape(weights.shape + (1,) * (losses.ndim - weights.ndim)).expand_as(losses)
     counted = weights * (target != ignore_index)
     return torch.as_tensor((losses * counted).sum() / counted.sum().clamp_min(torch.finfo(losses.dtype).tiny))
+
+
+def _losses_per_pixel(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the losses (B, *S) of a criterion that has a reduction."""
+    rule = f"sample_weight must be None for a criterion without per-pixel losses; {type(criterion).__name__}"
+    if not hasattr(criterion, "reduction"):
+        raise ValueError(f"{rule} takes neither sample_weight nor reduction. Use skunet's CrossEntropyDiceLoss.")
+    unreduced = copy.copy(criterion)
+    unreduced.reduction = "none"  # type: ignore[assignment]  # torch declares it a str where it exists
+    losses = torch.as_tensor(unreduced(logits, target))
+    if losses.shape != target.shape:
+        shapes = f"{tuple(losses.shape)} of {tuple(target.shape)} pixels"
+        raise ValueError(f'{rule} gives {shapes} with reduction="none". Use skunet\'s CrossEntropyDiceLoss.')
+    return losses

@@ -1,12 +1,13 @@
 """Connected components of masks, and what fills the place of those that go."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["check_size", "components", "filled_from_around"]
+__all__ = ["check_labels", "check_size", "components", "filled_from_around"]
 
 
 def components(is_part: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,6 +22,12 @@ def check_size(name: str, value: Any) -> None:
     """Raise ValueError unless this is a number of pixels."""
     if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+
+
+def check_labels(labels: Any) -> None:
+    """Raise ValueError unless these are labels, or None."""
+    if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence | np.ndarray)):
+        raise ValueError(f"labels must be None or a list of labels; got {labels!r}.")
 
 
 def filled_from_around(mask: np.ndarray, is_gone: np.ndarray) -> np.ndarray:

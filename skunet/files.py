@@ -139,9 +139,14 @@ def pair_files(
         raise ValueError(_no_match_message(image_paths, mask_paths, image_suffix, mask_suffix))
     paired = [image_of[stem] for stem in stems], [mask_of[stem] for stem in stems]
     _check_own_masks(*paired)
-    # In a folder that holds both sides, a matched image is no mask that lacks its image, and the reverse.
-    matched = {*paired[0], *paired[1]}
-    result = PairedFiles(*paired, *([p for p in paths if p not in matched] for paths in (image_paths, mask_paths)))
+    # In a folder that holds both sides, a matched image is no mask that lacks its image, and the reverse; what has no
+    # partner counts on the side whose suffix it has.
+    matched, on_both = {*paired[0], *paired[1]}, {*image_paths} & {*mask_paths}
+    not_images = matched | {path for path in on_both if _is_named_as_mask(path, image_suffix, mask_suffix)}
+    not_masks = matched | (on_both - not_images)
+    result = PairedFiles(
+        *paired, [p for p in image_paths if p not in not_images], [p for p in mask_paths if p not in not_masks]
+    )
     _warn_of_unmatched(result)
     return result
 
@@ -164,6 +169,12 @@ def _by_stem(paths: list[Path], suffix: str, side: str) -> dict[str, Path]:
             )
         found[stem] = path
     return found
+
+
+def _is_named_as_mask(path: Path, image_suffix: str, mask_suffix: str) -> bool:
+    """Return whether the mask's suffix is what the name ends with, or says more than the image's, which it has too."""
+    is_longer = len(mask_suffix) > len(image_suffix)
+    return path.stem.endswith(mask_suffix) and (is_longer or not path.stem.endswith(image_suffix))
 
 
 def _no_match_message(images: list[Path], masks: list[Path], image_suffix: str, mask_suffix: str) -> str:

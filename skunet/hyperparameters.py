@@ -142,7 +142,8 @@ def _is_tta(value: Any) -> bool:
 def _is_augment(value: Any) -> bool:
     if isinstance(value, str):
         return value == "default"
-    return value is None or callable(value) or (_is_number(value) and value >= 0)
+    is_function = callable(value) and not isinstance(value, type)
+    return value is None or is_function or (_is_number(value) and value >= 0)
 
 
 def _is_postprocess(value: Any) -> bool:

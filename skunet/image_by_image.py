@@ -26,7 +26,15 @@ from skunet.labels import count_labels
 from skunet.metrics import iou_score
 from skunet.training_set import pick
 
-__all__ = ["LabelledImages", "is_fitted", "make_splitter", "map_images", "score_masks", "select_images"]
+__all__ = [
+    "LabelledImages",
+    "fit_arguments",
+    "is_fitted",
+    "make_splitter",
+    "map_images",
+    "score_masks",
+    "select_images",
+]
 
 N_FOLDS = 5
 
@@ -79,17 +87,27 @@ class LabelledImages:
     def fit(self, estimator: Any) -> Any:
         """Return a fitted clone, which was given groups and weights if its `fit` takes them."""
         given = {"groups": self.groups, "sample_weight": self.sample_weight}
-        names = _argument_names(estimator, {name: value for name, value in given.items() if value is not None})
+        names = fit_arguments(estimator, {name: value for name, value in given.items() if value is not None})
         return clone(estimator).fit(self.X, self.y, **names)
 
 
-def _argument_names(estimator: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the values that `fit` takes, under the names by which it takes them."""
+def fit_arguments(estimator: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the values that `fit` takes, under the names by which it takes them.
+
+    Examples
+    --------
+    >>> from skunet import UNetSegmenter
+    >>> fit_arguments(Pipeline([("scale", None), ("net", UNetSegmenter())]), {"groups": ["a", "b"]})
+    {'net__groups': ['a', 'b']}
+    """
     if isinstance(estimator, Pipeline) and not sklearn.get_config()["enable_metadata_routing"]:
         name, last = estimator.steps[-1]
-        return {f"{name}__{key}": value for key, value in _argument_names(last, values).items()}
+        return {f"{name}__{key}": value for key, value in fit_arguments(last, values).items()}
     parameters = signature(estimator.fit).parameters
-    takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    # Searches hand on whatever they get; what networks get so goes to their forward pass.
+    takes_all = hasattr(estimator, "estimator") and any(
+        parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     return {key: value for key, value in values.items() if takes_all or key in parameters}
 
 

@@ -5,16 +5,65 @@ import re
 import warnings
 import weakref
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
-__all__ = ["open_array", "read_image", "read_mask"]
+from skunet.interruption import is_in_search
+
+__all__ = ["check_order", "open_array", "read_image", "read_mask"]
 
 TIFF = (".tif", ".tiff")
+PHOTOS = (".jpg", ".jpeg")
+# Of the modes of Pillow that masks saved in colour have.
+N_CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2}
+# Where a PNG file has its number of bits, and its kind of pixels: 0 is grey.
+PNG_BITS, PNG_KIND = 24, 25
+
+
+def check_order(images: Any, masks: Any) -> None:
+    """Look at the names of files that are paired by their order, if both sides are lists of paths.
+
+    In a search it does not, as there are tests that permute masks.
+
+    Raises
+    ------
+    ValueError
+        If the names without extension are the same on both sides, in another order.
+
+    Warns
+    -----
+    UserWarning
+        If an image is paired with the mask of another, by the names, but not all names are the same.
+
+    Examples
+    --------
+    >>> check_order(["image/1.tif", "image/2.tif"], ["mask/2.png", "mask/1.png"])
+    Traceback (most recent call last):
+        ...
+    ValueError: X and y are paired by their order; got image/1.tif with mask/2.png, ...
+    """
+    sides = (images, masks)
+    if is_in_search() or not all(isinstance(side, list | np.ndarray) for side in sides):
+        return
+    if not all(isinstance(path, str | Path) for side in sides for path in side):
+        return
+    names, known = ([Path(path).stem for path in side] for side in sides)
+    place = {name: index for index, name in enumerate(known)}
+    wrong = next((i for i, name in enumerate(names) if name != known[i] and name in place), None)
+    if wrong is None:
+        return
+    message = (
+        f"X and y are paired by their order; got {images[wrong]} with {masks[wrong]}, though there is "
+        f"{masks[place[names[wrong]]]}. Pair them by name with skunet.files.pair_files."
+    )
+    if sorted(names) == sorted(known):
+        raise ValueError(message)
+    warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def open_array(path: str | Path) -> Any | None:
@@ -130,12 +179,14 @@ def _unreadable(path: str | Path, error: Exception) -> OSError:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file, or a zarr array, in its own dtype, channels last.
+    """Read an image file, or a zarr array, in its own dtype, channels last; photos upright, as their camera noted it.
 
     Raises
     ------
     OSError
         If the file cannot be read; names the path.
+    ValueError
+        If the file is a PNG in colour with 16 bits, of which no more than 8 can be read.
     """
     if _is_zarr(Path(path)):
         return np.asarray(open_array(path))
@@ -143,6 +194,8 @@ def read_image(path: str | Path) -> np.ndarray:
         with open(path, "rb") as file:  # imageio leaves files open that are no images
             # Formats go by the suffix: pages of TIFF are a volume, which its first bytes do not tell.
             suffix: Any = Path(path).suffix.lower() or None
+            head = file.read(PNG_KIND + 1)
+            file.seek(0)
             image = _read(file, suffix)
     except FileNotFoundError:
         raise
@@ -153,13 +206,20 @@ def read_image(path: str | Path) -> np.ndarray:
         ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
+    if head[:4] == b"\x89PNG" and head[PNG_BITS] == 16 and head[PNG_KIND] != 0:
+        raise ValueError(
+            f"A PNG file must have one channel of 16 bits, or several of 8; {path} has several of 16, of which no more "
+            "than 8 can be read. Save it as TIFF."
+        )
     is_still = str(path).lower().endswith(".gif") and len(image) == 1
     return image[0] if is_still else image
 
 
 def _read(file: Any, suffix: Any) -> np.ndarray:
     try:
-        return np.asarray(iio.imread(file, extension=suffix))
+        # Photos the way up that their camera noted, as viewers and drawing programs show them.
+        upright: dict[str, Any] = {"rotate": True} if suffix in PHOTOS else {}
+        return np.asarray(iio.imread(file, extension=suffix, **upright))
     except Exception:
         if suffix not in TIFF:
             raise
@@ -187,10 +247,15 @@ def read_mask(path: str | Path) -> np.ndarray:
     mode = _pixel_mode(path)
     if mode == "P":
         with Image.open(path) as file:
-            return np.asarray(file)
-    if mode in ("RGB", "RGBA") and (mask[..., :3] != mask[..., :1]).any():
+            n_pages = getattr(file, "n_frames", 1) if Path(path).suffix.lower() in TIFF else 1
+            pages = [np.asarray(page) for page in islice(ImageSequence.Iterator(file), n_pages)]
+        return np.stack(pages) if n_pages > 1 else pages[0]
+    # TIFF files may have their planes first, and volumes of three slices may pass for these.
+    if mode not in N_CHANNELS or mask.ndim < 3 or mask.shape[-1] != N_CHANNELS[mode]:
+        return mask
+    if mode != "LA" and (mask[..., :3] != mask[..., :1]).any():
         raise ValueError(f"A mask must hold one label per pixel; {path} is in colour, shape {mask.shape}.")
-    return mask[..., 0] if mode in ("RGB", "RGBA", "LA") else mask
+    return mask[..., 0]
 
 
 def _pixel_mode(path: str | Path) -> str | None:

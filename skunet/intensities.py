@@ -81,7 +81,8 @@ def lower_resolution(images: Tensor, most: float, generator: np.random.Generator
     for image, factor in zip(images, _factors(most, len(images), generator), strict=True):
         scale = min(float(factor), 1 / float(factor))
         small = [max(1, round(n * scale)) for n in image.shape[1:]]
-        coarse = functional.interpolate(image[None], size=small, mode="nearest")
+        # Of the middles, as enlarging takes them: "nearest" takes pixels on one side, which moves the image.
+        coarse = functional.interpolate(image[None], size=small, mode="nearest-exact")
         results.append(functional.interpolate(coarse, size=tuple(image.shape[1:]), mode=mode, align_corners=False))
     return torch.cat(results)
 

@@ -308,5 +308,7 @@ class LabelCodec:
             masks = masks.astype(self.classes.dtype)
         if masks.dtype.kind == "u" and masks.dtype.itemsize > 1:
             masks = masks.astype(np.int64)  # torch computes little in wide unsigned types
+        if masks.dtype == np.float64:
+            masks = masks.astype(np.int64)  # Apple's GPUs have no float64
         masks = np.ascontiguousarray(masks)
         return torch.as_tensor(masks if masks.flags.writeable else masks.copy())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
+from skorch.callbacks import EarlyStopping
 from skorch.dataset import get_len
 from skorch.exceptions import NotInitializedError
 from skorch.history import History
@@ -90,6 +91,9 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         if data.groups is not None:
             fit_params["groups"] = data.groups
         asked = fit_params.pop("epochs", self.max_epochs)
+        if self.history:  # schedulers of torch go on from there
+            for group in self.optimizer_.param_groups:
+                group.setdefault("initial_lr", group["lr"])
         self.notify("on_train_begin", X=dataset.X, y=dataset.y)
         try:
             epochs = self.begin_training(asked, is_fresh=is_fresh and method == "fit")
@@ -113,7 +117,16 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         return bool(abs(choose_batch_size(self.batch_size)) * data.sizes.prod(axis=1).max() > LARGE)
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
-        """Tell all callbacks; the end of an epoch also those that come after one that ends training."""
+        """Tell all callbacks.
+
+        Of the end of an epoch those that come after one that ends training hear too; of the end of training none before
+        the best weights are back.
+        """
+        if method_name == "on_train_end":
+            self.on_train_end(self, **kwargs)
+            for _, callback in sorted(self.callbacks_, key=lambda pair: not isinstance(pair[1], EarlyStopping)):
+                callback.on_train_end(self, **kwargs)
+            return
         if method_name != "on_epoch_end":
             super().notify(method_name, **kwargs)
             return
@@ -230,7 +243,7 @@ class SegmentationNet(ImagePrediction, Persistence, OnnxExport, TrainingStep):
         return adaptation_of(
             uncompiled(self.module_),
             self.norm_adaptation,
-            batch_size=self.batch_size_,
+            batch_size=min(self.batch_size_, self.micro_batch_size or self.batch_size_),
             patch_size=self.patch_size_,
             size_multiple=self.size_multiple_,
         )

@@ -1,15 +1,15 @@
 """From probabilities or labels to cleaner labels, and to instances: steps that `postprocess` takes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from scipy import ndimage
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from skunet.connected import check_size, components, filled_from_around
+from skunet.connected import check_labels, check_size, components, filled_from_around
 from skunet.containers import open_container
 from skunet.image_by_image import map_images
+from skunet.instances import WatershedInstances, index_of
 
 __all__ = [
     "ArgMax",
@@ -19,16 +19,6 @@ __all__ = [
     "Threshold",
     "WatershedInstances",
 ]
-
-
-def _index_of(label: Any, classes: np.ndarray, name: str) -> int:
-    """Return the position of a label; the last for None."""
-    if label is None:
-        return len(classes) - 1
-    found = np.flatnonzero(classes == label)
-    if len(found) != 1:
-        raise ValueError(f"{name} must be one of the labels {classes.tolist()}; got {label!r}.")
-    return int(found[0])
 
 
 class Threshold(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
@@ -58,7 +48,7 @@ class Threshold(BaseEstimator):  # type: ignore[misc]  # sklearn is not typed
         """Return the labels (*S) of probabilities (K, *S)."""
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a number from 0 to 1; got {self.threshold!r}.")
-        index = _index_of(self.label, classes, "label")
+        index = index_of(self.label, classes, "label")
         rest = np.delete(np.arange(len(classes)), index)
         best = rest[np.take(probabilities, rest, axis=0).argmax(0)]
         return classes.take(np.where(probabilities[index] >= self.threshold, index, best))
@@ -160,8 +150,7 @@ def _labels_of(given: Any, mask: np.ndarray, background: Any) -> list[Any]:
     labels = np.unique(mask).tolist()
     if given is None:
         return [label for label in labels if label != background]
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
-        raise ValueError(f"labels must be None or a list of labels; got {given!r}.")
+    check_labels(given)
     return [label for label in labels if label in list(given)]
 
 
@@ -270,70 +259,3 @@ class FillHoles(MaskTransformer):
             for side in (0, -1):
                 is_hole[np.unique(numbers.take(side, axis))] = False
         return filled_from_around(mask, is_hole[numbers])
-
-
-class WatershedInstances(BaseEstimator):  # type: ignore[misc]
-    """Tell touching objects apart by a watershed, and number them from 1; other pixels are 0.
-
-    With a class of boundaries, objects grow from what lies inside them over the boundaries' probability; without one,
-    from the points farthest from their rims (Beucher and Lantuejoul, 1979; Vincent and Soille, 1991). The values are
-    no labels of the classes, and `score` does not take them.
-
-    Parameters
-    ----------
-    label : label or None, default=None
-        Of the objects; None is the last of the classes.
-    boundary : label or None, default=None
-        Of the boundaries between objects, if there is such a class; its pixels go to the objects.
-    min_distance : int, default=5
-        Without boundaries: pixels between the middles of two objects, at least.
-    min_size : int, default=1
-        Pixels of the smallest object; with boundaries, of what lies inside them.
-
-    Raises
-    ------
-    ImportError
-        Without scikit-image: install `skunet[instances]`.
-    """
-
-    takes_probabilities = True
-    gives_instances = True
-
-    def __init__(self, label: Any = None, boundary: Any = None, min_distance: int = 5, min_size: int = 1) -> None:
-        self.label = label
-        self.boundary = boundary
-        self.min_distance = min_distance
-        self.min_size = min_size
-
-    def __call__(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return the instances (*S), int32, of probabilities (K, *S)."""
-        watershed, find_peaks = _import_watershed()
-        check_size("min_distance", self.min_distance)
-        check_size("min_size", self.min_size)
-        best = probabilities.argmax(0)
-        is_inside = best == _index_of(self.label, classes, "label")
-        if self.boundary is not None:
-            boundary = _index_of(self.boundary, classes, "boundary")
-            markers, sizes = components(is_inside, 1)
-            markers[sizes[markers] < self.min_size] = 0
-            instances = watershed(probabilities[boundary], markers, mask=is_inside | (best == boundary))
-        else:
-            distance = ndimage.distance_transform_edt(is_inside)
-            numbers, _ = components(is_inside, 1)
-            peaks = find_peaks(distance, min_distance=self.min_distance, labels=numbers, exclude_border=False)
-            markers = np.zeros(is_inside.shape, dtype=np.int32)
-            markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-            instances = watershed(-distance, markers, mask=is_inside)
-            is_kept = np.bincount(instances.ravel()) >= self.min_size
-            is_kept[0] = False
-            instances = np.where(is_kept, np.cumsum(is_kept), 0)[instances]
-        return np.asarray(instances, dtype=np.int32)
-
-
-def _import_watershed() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    try:
-        from skimage.feature import peak_local_max
-        from skimage.segmentation import watershed
-    except ImportError as error:
-        raise ImportError("WatershedInstances needs scikit-image: pip install 'skunet[instances]'.") from error
-    return watershed, peak_local_max

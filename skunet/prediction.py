@@ -38,7 +38,7 @@ def _as_they_are(logits: Tensor) -> Tensor:
 
 
 def _to_array(scores: Tensor) -> np.ndarray:
-    array: np.ndarray = scores.cpu().numpy()
+    array: np.ndarray = scores.detach().cpu().numpy()  # those that scores keep of training patches have gradients
     return array
 
 

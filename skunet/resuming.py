@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any, TypeVar
 
 import numpy as np
+import skorch.callbacks as of_skorch
 import torch
-from skorch.callbacks import EpochTimer, PrintLog
 from torch import Tensor, nn
 
 from skunet.building import NetworkBuilding
@@ -31,7 +31,13 @@ FREE_PARAMETERS = {
     "use_caching",
     "warm_start",
 }
-FREE_CALLBACKS: tuple[type, ...] = (Checkpoint, Resume, ProgressBar, PrintLog, EpochTimer)
+# Callbacks that show what happens: they begin anew with each process.
+DISPLAYS: tuple[type, ...] = (ProgressBar, of_skorch.ProgressBar, of_skorch.PrintLog)
+LOGGERS: tuple[type, ...] = (
+    *(of_skorch.TensorBoard, of_skorch.WandbLogger, of_skorch.MlflowLogger),
+    *(of_skorch.NeptuneLogger, of_skorch.SacredLogger),
+)
+FREE_CALLBACKS: tuple[type, ...] = (Checkpoint, Resume, of_skorch.EpochTimer, *DISPLAYS, *LOGGERS)
 # Predictions that skorch's scoring callbacks keep until the next epoch begins.
 CACHES = {"y_trues_", "y_preds_"}
 
@@ -120,6 +126,7 @@ class ResumableTraining(NetworkBuilding):
             "seed": self.seed_,
             "is_stopping": self.is_stopping_,
             "module": uncompiled(self.module_).state_dict(),
+            "frozen": [name for name, weight in self._own_parameters() if not weight.requires_grad],
             "criterion": self.criterion_.state_dict() if isinstance(self.criterion_, nn.Module) else {},
             "optimizer": self.optimizer_.state_dict(),
             "scaler": self.scaler_.state_dict(),
@@ -127,16 +134,21 @@ class ResumableTraining(NetworkBuilding):
             "callbacks": {name: callback_state(callback) for name, callback in self.callbacks_},
         }
 
+    def _own_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(uncompiled(self.module_).named_parameters())
+
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Go back to what `training_state` returned, with the same parameters and data."""
         self.seed_ = state["seed"]
         self.is_stopping_ = state["is_stopping"]
         uncompiled(self.module_).load_state_dict(state["module"])
+        for name, weight in self._own_parameters():  # skorch's Freezer acts in one epoch alone
+            weight.requires_grad_(name not in state["frozen"])
         if isinstance(self.criterion_, nn.Module):
             self.criterion_.load_state_dict(state["criterion"])
         self.history_ = type(self.history_)(state["history"])
         for name, callback in self.callbacks_:
-            if name in state["callbacks"]:
+            if name in state["callbacks"] and not isinstance(callback, DISPLAYS):
                 load_callback_state(callback, state["callbacks"][name])
         self.optimizer_.load_state_dict(state["optimizer"])  # after schedulers, which set rates as they are made
         _lay_out(self.optimizer_)

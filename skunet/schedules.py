@@ -171,7 +171,13 @@ class LearningRateSchedule(Callback):  # type: ignore[misc]  # skorch is not typ
         if self.policy != "plateau":
             return
         row = net.history[-1]
-        loss = float(row["valid_loss"] if "valid_loss" in row else row["train_loss"])
+        loss = row.get("valid_loss", row.get("train_loss"))
+        if loss is None:
+            raise ValueError(
+                'LearningRateSchedule("plateau") must have a loss to judge; the history has neither valid_loss nor '
+                "train_loss. Keep the callback train_loss, or hold out images with train_split."
+            )
+        loss = float(loss)
         self.n_waited_ = 0 if loss < self.least_loss_ else self.n_waited_ + 1
         self.least_loss_ = min(loss, self.least_loss_)
         if self.n_waited_ > self.patience:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
+import sklearn
 from sklearn import model_selection
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # gives sklearn its two Halving classes
 
 from skunet.image_array import indexable_pair
+from skunet.image_by_image import fit_arguments
 from skunet.metrics import find_scorer, find_scorers
 from skunet.splits import check_splitter
 
@@ -31,7 +33,8 @@ class ImageSearch:
         X, y : containers of images and masks
             As for `UNetSegmenter.fit`, but no torch Dataset.
         **params
-            As in scikit-learn: `groups` for the splitter, and what the estimator's `fit` takes.
+            As in scikit-learn: `groups`, and what the estimator's `fit` takes. Groups part the folds, and what each fit
+            validates on, if it takes them.
 
         Returns
         -------
@@ -60,6 +63,12 @@ class ImageSearch:
     def _parameter_constraints(self) -> dict[str, Any]:
         # sklearn's rule for the parameter lists its own names.
         return {**super()._parameter_constraints, "scoring": "no_validation"}  # type: ignore[misc]
+
+    def _get_routed_params_for_fit(self, params: dict[str, Any]) -> Any:
+        routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
+        if params.get("groups") is not None and not sklearn.get_config()["enable_metadata_routing"]:
+            routed.estimator.fit |= fit_arguments(self.estimator, {"groups": params["groups"]})
+        return routed
 
     def _get_scorers(self) -> Any:
         # The parameter itself stays as the user gave it.

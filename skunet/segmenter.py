@@ -65,7 +65,7 @@ class UNetSegmenter(ClassifierMixin, SegmentationNet):  # type: ignore[misc]  # 
         `patch_size` is None) and batches made smaller. So are tiles.
     norm_adaptation : "auto" or float, default="auto"
         Share, in 0..1, of the image's own statistics, measured in parts of it, in the batch norms that predict it.
-        "auto" is 0.5 where a training batch was one patch, as of most volumes, else 0.
+        "auto" is 0.5 where patches went through the network one by one, as of most volumes, else 0.
     pretrained : None, path, fitted segmenter or state dict, default=None
         Weights to start a new fit from, see `skunet.pretrained`: of layers that agree; a first convolution is adapted
         to other channels, a head to other labels, and the rest is new. Of these `save` keeps a path alone.

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from skunet.connected import check_labels
+
 __all__ = ["Steps", "gives_instances"]
 
 
@@ -28,16 +30,16 @@ class Steps:
     Raises
     ------
     ValueError
-        If a step that takes probabilities is not the first.
+        If a step that takes probabilities is not the first, or one is for labels that are no classes.
     """
 
     def __init__(self, postprocess: Any, classes: np.ndarray) -> None:
         self.classes = classes
         self.steps = _listed(postprocess)
         for step in self.steps:
-            labels = getattr(step, "labels", None)
-            labels = labels.tolist() if isinstance(labels, np.ndarray) else labels or ()
-            unknown = set(labels) - set(classes.tolist())
+            labels = getattr(step, "labels", None) if hasattr(step, "clean") else None
+            check_labels(labels)
+            unknown = set([] if labels is None else np.asarray(labels).tolist()) - set(classes.tolist())
             if unknown:
                 name = type(step).__name__
                 raise ValueError(f"labels of {name} must be among {classes.tolist()}; got {sorted(unknown, key=str)}.")

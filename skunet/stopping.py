@@ -25,7 +25,8 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
     monitor : str
     patience : int
         Epochs without improvement.
-    lower_is_better : bool
+    lower_is_better : bool or None
+        None is whether the monitor's name ends with "loss".
     load_best : bool
     loss : str or None
         A record that gives training more time while it falls: then only epochs count in which neither improved. The
@@ -40,7 +41,7 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         self,
         monitor: str = "valid_iou",
         patience: int = 15,
-        lower_is_better: bool = False,
+        lower_is_better: bool | None = None,
         load_best: bool = True,
         threshold: float = 0.0,
         threshold_mode: str = "abs",
@@ -71,6 +72,9 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
                 f"EarlyStopping.patience must be a whole number of epochs, at least 1; got {self.patience!r}."
             )
         super().on_train_begin(net, **kwargs)
+        is_loss = self.monitor.endswith("loss")
+        self.is_lower_better_ = is_loss if self.lower_is_better is None else bool(self.lower_is_better)
+        self.dynamic_threshold_ = float("inf") if self.is_lower_better_ else -float("inf")
         self.has_warned_ = False
         self.lowest_ = float("inf")
 
@@ -101,6 +105,13 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):  # type: ignore[misc]  # sk
         if net.history:
             super().on_train_end(net, **kwargs)
         self.best_model_weights_ = None
+
+    def _is_score_improved(self, score: float) -> bool:
+        return bool(score < self.dynamic_threshold_ if self.is_lower_better_ else score > self.dynamic_threshold_)
+
+    def _calc_new_threshold(self, score: float) -> float:
+        margin = self.threshold * score if self.threshold_mode == "rel" else self.threshold
+        return float(score - margin if self.is_lower_better_ else score + margin)
 
     def _sink(self, text: str, verbose: int) -> None:
         if verbose:

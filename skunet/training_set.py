@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from skunet.containers import Container, open_container, open_pairs, pick_items
 from skunet.fingerprint import checksum, describe
+from skunet.image_files import check_order
 from skunet.images import Images, check_pixels, open_images, subset
 from skunet.labels import LabelCodec, LabelCounts, count_labels, learn_codec
 from skunet.orientation import choose_samples, find_flip_axes, sample_mask
@@ -195,6 +196,7 @@ def _open_containers(X: Any, y: Any) -> tuple[Container, Container]:
             f"X and y must have the same number of images; got {len(images)} images and {len(masks)} masks. "
             "Each image needs its mask; one image alone is X[None] with y[None]."
         )
+    check_order(images.items, masks.items)
     return images, masks
 
 

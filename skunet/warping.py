@@ -107,6 +107,8 @@ def warp_images(images: Tensor, warp: Warp) -> Tensor:
 
 def warp_masks(masks: Tensor, warp: Warp) -> Tensor:
     """Return masks, or weights, (B, *S) with the values of the nearest pixels."""
+    if masks.device.type == "mps":  # which has no float64
+        return warp_masks(masks.cpu(), Warp(warp.grid.cpu())).to(masks.device)
     # Labels of 32 and 64 bits are exact in float64 alone.
     dtype = torch.float64 if masks.dtype in (torch.int32, torch.int64, torch.float64) else torch.float32
     values = functional.grid_sample(

@@ -44,6 +44,7 @@ LAYERS = [
         "datasets",
         "engines",
         "folding",
+        "instances",
         "joining",
         "exactness",
     ],
@@ -66,11 +67,10 @@ LAYERS = [
         "allocation",
         "batch_records",
         "steps",
-        "connected",
         "shallow_convolutions",
         "orientation",
     ],
-    ["settings", "geometry"],
+    ["settings", "geometry", "connected"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 USES_SKORCH = {

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_segmenter
+from scipy import ndimage
 from sklearn.model_selection import GridSearchCV
 
 from skunet import UNetSegmenter
@@ -169,6 +170,105 @@ def test_labels_of_any_dtype_stay_exact():
         masks = torch.full((2, 12, 12), label, dtype=dtype)
         out = alone("rotation")(torch.rand(2, 1, 12, 12), masks, None, np.random.default_rng(0))[1]
         assert torch.equal(out, masks)
+
+
+def changed(name, images):
+    return alone(name)(images, images[:, 0], None, np.random.default_rng(0))[0]
+
+
+@pytest.mark.parametrize("size", [(16, 18), (8, 10, 12)])
+def test_brightness_adds_a_number_to_each_channel(size):
+    images, _, _ = batch(size, n_samples=40)
+    added = (changed("brightness", images) - images).flatten(2)
+    assert added.std(2).max() < 1e-5
+    assert (added[:, 0] - added[:, 1]).abs().max() > 0.1
+    assert -0.5 <= added.min() < -0.4
+    assert 0.4 < added.max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(16, 18), (8, 10, 12)])
+def test_contrast_is_that_to_the_mean_of_each_channel(size):
+    images, _, _ = batch(size, n_samples=40)
+    before, after = (part.flatten(2) for part in (images + 3, changed("contrast", images + 3)))
+    torch.testing.assert_close(after.mean(2), before.mean(2))
+    ratio = (after - after.mean(2, keepdim=True)).std(2) / before.std(2)
+    torch.testing.assert_close(ratio[:, 0], ratio[:, 1])
+    means = before.mean(2, keepdim=True)
+    torch.testing.assert_close(means + (after - means) / ratio[..., None], before, atol=1e-4, rtol=1e-4)
+    assert 1 / 1.5 <= ratio.min() < 0.75
+    assert 1.35 < ratio.max() <= 1.5
+
+
+@pytest.mark.parametrize("size", [(16, 18), (8, 10, 12)])
+def test_gamma_is_a_power_between_least_and_largest(size):
+    images, _, _ = batch(size, n_samples=40)
+    before, after = images.flatten(1), changed("gamma", images).flatten(1)
+    torch.testing.assert_close(after.amin(1), before.amin(1))
+    torch.testing.assert_close(after.amax(1), before.amax(1))
+    shares = [(part - part.amin(1, True)) / (part.amax(1, True) - part.amin(1, True)) for part in (before, after)]
+    powers = shares[1].clamp(0.1, 0.9).log() / shares[0].clamp(0.1, 0.9).log()
+    inner = (shares[0] > 0.2) & (shares[0] < 0.8) & (shares[1] > 0.2) & (shares[1] < 0.8)
+    for power, is_inner in zip(powers, inner, strict=True):
+        assert power[is_inner].std() < 1e-3
+    middle = torch.tensor([power[is_inner].median() for power, is_inner in zip(powers, inner, strict=True)])
+    assert 1 / 1.5 - 0.01 <= middle.min() < 0.75
+    assert 1.35 < middle.max() <= 1.51
+
+
+def test_noise_is_gaussian_and_of_each_pixel():
+    images, _, _ = batch((60, 60), n_samples=40)
+    noise = changed("noise", images) - images
+    deviations = noise.flatten(1).std(1)
+    assert deviations.max() <= 0.21
+    assert deviations.min() < 0.05
+    assert noise.mean().abs() < 0.01
+    pairs = (noise[..., 1:] * noise[..., :-1]).mean() + (noise[:, 0] * noise[:, 1]).mean()
+    assert pairs.abs() < 0.02 * noise.var()
+    assert ((noise.abs() < deviations.reshape(-1, 1, 1, 1)).float().mean() - 0.683).abs() < 0.01
+
+
+@pytest.mark.parametrize("size", [(31, 31), (21, 21, 21)])
+def test_blur_is_a_gaussian_of_one_width_along_each_axis(size):
+    images = torch.zeros(20, 1, *size)
+    images[(slice(None), 0, *(side // 2 for side in size))] = 1
+    points = changed("blur", images)[:, 0]
+    torch.testing.assert_close(points.flatten(1).sum(1), torch.ones(20))
+    squares = torch.stack(
+        [
+            (points.movedim(1 + axis, -1).flatten(1, -2).sum(1) * (torch.arange(side) - side // 2) ** 2).sum(1)
+            for axis, side in enumerate(size)
+        ]
+    )  # (spatial_ndim, B)
+    torch.testing.assert_close(squares, squares[:1].expand_as(squares))
+    assert squares.max() <= 1.5**2
+    assert squares.max() > 1.2**2
+    sigmas = squares[0].sqrt()
+    expected = ndimage.gaussian_filter(images[0, 0].numpy(), sigmas.max().item(), truncate=4)
+    np.testing.assert_allclose(points[sigmas.argmax()], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(32, 65), (8, 9, 64)])
+def test_lower_resolution_takes_what_is_fine_alone(size):
+    fine = torch.randn(20, 1, *size)
+    ramp = torch.arange(float(size[-1])).expand(20, 1, *size)
+    finer = (changed("low_resolution", fine).diff(dim=-1).square().mean() / fine.diff(dim=-1).square().mean()).item()
+    assert finer < 0.6
+    moved = (changed("low_resolution", ramp) - ramp)[..., 4:-4]
+    assert moved.abs().max() <= 1
+    assert moved.mean().abs() < 0.1  # the image stays where its mask is
+    torch.testing.assert_close(changed("low_resolution", torch.ones(2, 1, *size)), torch.ones(2, 1, *size))
+
+
+@pytest.mark.parametrize(("size", "spacing"), [((33, 33), None), ((17, 17, 17), None), ((17, 33, 33), (2, 1, 1))])
+def test_elastic_displacements_are_in_pixels_and_smooth(size, spacing):
+    for axis in range(len(size)):
+        places = torch.arange(float(size[axis])).reshape(-1, *(1,) * (len(size) - 1 - axis)).expand(size)
+        images = places.expand(300, 1, *size)
+        moved = alone("elastic", spacing=spacing)(images, images[:, 0], None, np.random.default_rng(0))[0] - images
+        middle = moved[(slice(None), 0, *(side // 2 for side in size))]
+        assert middle.std().item() == pytest.approx(2 / (1 if spacing is None else spacing[axis]), rel=0.1)
+        inside = moved[(slice(None), 0, *(slice(side // 4, -side // 4) for side in size))]
+        assert inside.diff(dim=-1).abs().max() < 1.5
 
 
 def test_constant_images_stay_finite():

@@ -47,6 +47,23 @@ def test_without_two_objects_there_are_no_gaps(mask, is_instances):
     assert (border_weight_map(mask[None], is_instances=is_instances) == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("mask", "void"), [([2, 2, 1, 2, 2, 0], 0), ([1, 1, 0, 1, 1, 255], 255), (list("bbabbv"), "v")]
+)
+@pytest.mark.parametrize("is_instances", [False, True])
+def test_pixels_to_ignore_are_neither_object_nor_background(mask, void, is_instances):
+    mask = np.array([[mask]])
+    if is_instances and mask.dtype.kind != "U":
+        mask[0, 0, :2] = 7
+    weights = border_weight_map(mask, is_instances=is_instances, ignore_label=void)
+    assert weights[0, 0, 2] == pytest.approx(1 if is_instances and mask.dtype.kind == "U" else 1 + 10 * np.exp(-4 / 50))
+    assert (weights[0, 0, [0, 1, 3, 4, 5]] == 1).all()
+
+
+def test_masks_of_nothing_but_what_is_ignored_have_no_gaps():
+    assert (border_weight_map(np.full((1, 4, 4), 255), ignore_label=255) == 1).all()
+
+
 def test_a_segmenter_is_trained_with_them():
     X, y = make_cells(6, size=32, random_state=0)
     segmenter = make_segmenter().fit(X, y, sample_weight=border_weight_map(y))

@@ -9,11 +9,13 @@ import pytest
 import skorch.callbacks
 import torch
 from conftest import make_segmenter
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from tqdm.auto import tqdm
 
-from skunet.callbacks import EarlyStopping, IoUScoring
+from skunet import UNetSegmenter
+from skunet.callbacks import EarlyStopping, IoUScoring, WeightAveraging
 from skunet.metrics import iou_score
 from skunet.splits import hold_out
 
@@ -250,6 +252,45 @@ def test_callbacks_set_on_a_fitted_segmenter_act_in_what_follows(cells):
     assert len(dict(segmenter.callbacks_)["Weights"].kept_) == 1
     stopping = dict(segmenter.callbacks_)["early_stopping"]
     assert (stopping.patience, stopping.monitor) == (7, "valid_loss")
+
+
+class Reporter(Callback):
+    """Keeps the weights that it finds when training ends."""
+
+    def on_train_end(self, net, **kwargs):
+        self.found_ = {name: value.clone() for name, value in net.module_.state_dict().items()}
+
+
+def test_callbacks_hear_of_the_end_when_the_best_weights_are_back(cells):
+    reporter, weights = Reporter(), Weights()
+    segmenter = make_segmenter(max_epochs=6, lr=0.05, callbacks=[reporter, weights]).fit(*cells)
+    assert not same_state(weights.kept_[-1], segmenter.module_)
+    assert same_state(reporter.found_, segmenter.module_)
+
+
+def test_a_callback_that_takes_the_place_of_another_is_ready(cells):
+    segmenter = make_segmenter().fit(*cells)
+    averaging = WeightAveraging(0.5)
+    segmenter.set_params(callbacks__averaging=averaging).partial_fit(*cells)
+    assert dict(segmenter.callbacks_)["averaging"] is averaging
+    segmenter.set_params(callbacks__averaging=None).partial_fit(*cells)
+    assert "averaging" not in dict(segmenter.callbacks_)
+
+
+def test_schedulers_of_torch_go_on_with_a_segmenter_from_a_file(cells, tmp_path):
+    make_segmenter(max_epochs=3).fit(*cells).save(tmp_path / "model")
+    schedule = LRScheduler(policy=torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1)
+    segmenter = UNetSegmenter.load(tmp_path / "model", callbacks=[schedule])
+    assert segmenter.partial_fit(*cells).n_iter_ == 6
+
+
+def test_scores_of_training_patches_may_take_probabilities(cells):
+    def surest(y, probabilities):
+        return probabilities.max()
+
+    scoring = EpochScoring(make_scorer(surest, response_method="predict_proba"), on_train=True, name="surest")
+    segmenter = make_segmenter(callbacks=[scoring]).fit(*cells)
+    assert 0.5 < segmenter.history[-1, "surest"] <= 1
 
 
 def test_a_criterion_with_weights_draws_them_from_the_seed_of_the_fit(cells):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_segmenter
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import EpochScoring, LRScheduler
+from skorch.callbacks import EpochScoring, Freezer, LRScheduler, TensorBoard
 from torch.optim import lr_scheduler
 
 from skunet import UNetSegmenter
@@ -290,6 +290,48 @@ def test_without_validation_the_last_epoch_is_written(cells, tmp_path):
     segmenter = make_segmenter(max_epochs=3, train_split=None, callbacks=[Checkpoint(tmp_path)]).fit(X, y)
     best = UNetSegmenter.load(tmp_path / "run-0001" / "best.safetensors")
     np.testing.assert_array_equal(best.predict(X), segmenter.predict(X))
+
+
+def test_where_training_goes_on_the_best_is_that_of_the_call(cells, tmp_path):
+    X, y = cells
+    segmenter = make_segmenter(max_epochs=8, lr=0.05).fit(X, y)
+    segmenter.set_params(callbacks=[Checkpoint(tmp_path)], max_epochs=3, callbacks__early_stopping=None)
+    segmenter.partial_fit(X, 1 - y)  # never again as good
+    scores = segmenter.history[8:, "valid_iou"]
+    assert max(scores) < max(segmenter.history[:8, "valid_iou"])
+    assert UNetSegmenter.load(tmp_path / "run-0001" / "best.safetensors").n_iter_ == 9 + np.argmax(scores)
+
+
+class Logger(TensorBoard):
+    def __init__(self, folder):
+        super().__init__(writer=None, close_after_train=False)
+        self.folder = folder
+
+    def on_epoch_end(self, net, **kwargs):
+        pass
+
+
+def test_loggers_may_write_elsewhere(cells, tmp_path):
+    X, y = cells
+    resumable(tmp_path, Logger("one"), max_epochs=1).fit(X, y)
+    assert resumable(tmp_path, Logger("other"), max_epochs=2).fit(X, y).n_iter_ == 2
+
+
+def test_a_resumed_run_begins_its_table_anew(cells, tmp_path, capsys):
+    X, y = cells
+    resumable(tmp_path, max_epochs=3, verbose=1).fit(X, y)
+    capsys.readouterr()
+    resumable(tmp_path, max_epochs=4, verbose=1).fit(X, y)
+    assert "train_loss" in capsys.readouterr().out
+
+
+def test_what_skorch_froze_stays_frozen(cells, tmp_path):
+    X, y = cells
+    whole = resumable(tmp_path / "whole", ("freezer", Freezer("encoder.*")), max_epochs=4).fit(X, y)
+    for n_epochs in (2, 4):
+        resumed = resumable(tmp_path / "parts", ("freezer", Freezer("encoder.*")), max_epochs=n_epochs).fit(X, y)
+    assert_same_training(resumed, whole)
+    assert not any(weight.requires_grad for weight in resumed.module_.encoder.parameters())
 
 
 def test_several_checkpoints_write_to_a_folder_each(cells, tmp_path):

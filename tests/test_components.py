@@ -52,6 +52,38 @@ def test_weighted_loss_of_a_foreign_criterion_is_the_weighted_mean():
     torch.testing.assert_close(per_image, criterion(logits[1:], target[1:]))
 
 
+class Overlap(nn.Module):
+    """As losses of other libraries: a reduction, an index to ignore that is None, and no losses of pixels."""
+
+    ignore_index = None
+    reduction = "mean"
+
+    def forward(self, logits, target):
+        overlap = (logits.softmax(1)[:, 1] * (target == 1)).flatten(1).sum(1)
+        return overlap if self.reduction == "none" else overlap.mean()
+
+
+def test_criteria_of_other_libraries_may_have_no_index_to_ignore():
+    logits, target = torch.zeros(2, 2, 4, 4), torch.ones(2, 4, 4, dtype=torch.int64)
+    assert weighted_loss(Overlap(), logits, target, None).item() == 8
+    for weights in (torch.ones(2), torch.ones(2, 4, 4)):
+        with pytest.raises(ValueError, match=r'Overlap gives \(2,\) of \(2, 4, 4\) pixels with reduction="none"'):
+            weighted_loss(Overlap(), logits, target, weights)
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
+@pytest.mark.parametrize("weights", [None, torch.ones(2)])
+def test_pixels_whose_class_weighs_nothing_count_nowhere(criterion, weights):
+    logits, target = torch.randn(2, 2, 4, 4, requires_grad=True), torch.ones(2, 4, 4, dtype=torch.int64)
+    weighted = criterion(weight=torch.tensor([2.0, 0.0]), ignore_index=-1)
+    loss = weighted_loss(weighted, logits, target, weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+    target[0] = 0
+    torch.testing.assert_close(weighted_loss(weighted, logits, target, None), weighted(logits, target))
+
+
 @pytest.mark.parametrize("weights", [None, torch.ones(2)])
 def test_where_no_pixel_has_a_label_the_loss_of_a_foreign_criterion_is_zero(weights):
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)

@@ -118,6 +118,14 @@ def test_one_folder_may_hold_both_sides(tmp_path):
     assert not paired.unmatched_masks
 
 
+def test_what_has_no_partner_in_a_folder_of_both_sides_is_named_once(tmp_path):
+    touch(tmp_path, "a.jpg", "a_mask.png", "b.jpg", "c_mask.png")
+    with pytest.warns(UserWarning, match=r"1 images have no mask \(b.jpg\) and 1 masks have no image \(c_mask.png\)"):
+        paired = pair_files(tmp_path, tmp_path, mask_suffix="_mask")
+    assert names(paired.unmatched_images) == ["b.jpg"]
+    assert names(paired.unmatched_masks) == ["c_mask.png"]
+
+
 def test_no_file_is_its_own_mask(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     with pytest.raises(ValueError, match=r"must be different files; got .*a\.png as both"):

@@ -2,9 +2,12 @@ import multiprocessing
 import os
 import pickle
 import re
+import struct
 import sys
 import warnings
+import zlib
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
@@ -12,7 +15,7 @@ import zarr
 from conftest import make_segmenter
 from PIL import Image
 
-from skunet.image_files import open_array, read_image, read_mask
+from skunet.image_files import check_order, open_array, read_image, read_mask
 from skunet.model_selection import TunedThresholdClassifierCV, train_test_split
 
 
@@ -216,3 +219,80 @@ def test_copies_of_maps_are_no_place_to_write(cells, fitted, tmp_path):
     np.save(tmp_path / "out.npy", np.zeros(X.shape, np.uint8))
     with pytest.raises(ValueError, match='got a memory map of mode "c"'):
         fitted.predict(X, out=np.load(tmp_path / "out.npy", mmap_mode="c"))
+
+
+# ---- what files say of themselves
+
+
+def test_volumes_of_labels_with_a_table_of_colours_keep_all_slices(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 9, (4, 5, 6), dtype=np.uint8)
+    colours = np.random.default_rng(0).integers(0, 2**16, (3, 256), dtype=np.uint16)
+    for name, mask in (("volume", labels), ("slice", labels[0])):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, mask, photometric="palette", colormap=colours)
+        np.testing.assert_array_equal(read_mask(path), mask)
+
+
+def test_volumes_of_three_slices_are_no_colours(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 9, (3, 8, 9), dtype=np.uint8)
+    labels[..., :3] = 1
+    iio.imwrite(tmp_path / "y.tif", labels)
+    np.testing.assert_array_equal(read_mask(tmp_path / "y.tif"), labels)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photos_are_read_the_way_up_that_viewers_show(tmp_path, orientation):
+    photo = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.rot90(photo, {1: 0, 3: 2, 6: 1, 8: -1}[orientation])
+    Image.fromarray(stored).save(tmp_path / "x.jpg", exif=exif, quality=100)
+    np.testing.assert_allclose(read_image(tmp_path / "x.jpg").astype(int), photo, atol=3)
+
+
+def test_png_in_colour_with_16_bits_is_refused_as_half_of_it_would_be_lost(tmp_path):
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(range(12))) * 2)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"x\.png has several of 16.*Save it as TIFF"):
+        read_image(tmp_path / "x.png")
+    grey = np.array([[0, 300], [40000, 65535]], np.uint16)
+    iio.imwrite(tmp_path / "grey.png", grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), grey)
+
+
+# ---- names of files that are paired by their order
+
+
+def test_files_in_another_order_are_no_pairs(cells, tmp_path):
+    X, y = cells
+    paths = [[str(tmp_path / f"{side}{i}.png") for i in range(3)] for side in ("", "mask/")]
+    (tmp_path / "mask").mkdir()
+    for arrays, files in zip((X, y), paths, strict=True):
+        for array, path in zip(arrays, files, strict=False):
+            Image.fromarray(array).save(path)
+    images, masks = paths
+    make_segmenter().fit(images, masks)
+    make_segmenter().fit(images, list(y[:3]))
+    with pytest.raises(ValueError, match=r"got \S*0\.png with \S*mask/2\.png, though there is \S*mask/0\.png"):
+        make_segmenter().fit(images, masks[::-1])
+
+
+def test_numbers_that_are_shifted_may_be_meant():
+    with pytest.warns(UserWarning, match=r"got a/2\.png with b/3\.png, though there is b/2\.png"):
+        check_order(["a/1.png", "a/2.png"], ["b/2.png", "b/3.png"])
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["a/1.png", "b/1.png"], ["c/1.png", "d/1.png"]),
+        (["1.png", "2.png"], ["2_mask.png", "1_mask.png"]),  # no name says so
+        (["1.png", np.zeros((4, 4))], ["2.png", "1.png"]),
+    ],
+)
+def test_other_names_say_nothing_about_the_order(images, masks, recwarn):
+    check_order(images, masks)
+    assert not recwarn.list

@@ -170,6 +170,13 @@ def test_rare_classes_are_named_with_their_share():
         warn_of_rare_classes(codec, np.array([900, 100, 0]), stacklevel=2)  # listed, not in y: nothing to see
 
 
+def test_labels_in_double_precision_travel_as_whole_numbers():
+    codec = LabelCodec(np.array([0.0, 255.0]), -1)
+    tensor = codec.to_tensor(np.array([[255.0, -1.0, 0.0]]))
+    assert tensor.dtype == torch.int64  # not every device has float64
+    assert codec.encode_tensor(tensor).tolist() == [[1, -1, 0]]
+
+
 def test_labels_that_are_no_numbers_travel_as_class_indices():
     codec = LabelCodec(np.array(["a", "b"]), "void")
     tensor = codec.to_tensor(np.array([["b", "void"]]))

@@ -380,6 +380,14 @@ def test_boundary_loss_weighs_errors_by_distance():
     assert far == pytest.approx(2 * costs[2])
 
 
+def test_the_edge_of_what_is_not_counted_is_no_border():
+    assert BoundaryLoss()(torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 0, -1, -1]]])).item() == 0
+    # Class 0 alone lies beside it; its border is that to class 1.
+    logits, target = torch.randn(1, 2, 1, 6), torch.tensor([[[-1, 0, 0, 1, 1, 1]]])
+    within = BoundaryLoss()(logits[..., 1:], target[..., 1:]).item()
+    assert BoundaryLoss()(logits, target).item() == pytest.approx(within)
+
+
 def test_sums_of_losses():
     logits, target = make_batch()
     weight = torch.rand(target.shape)

@@ -55,11 +55,19 @@ def test_fit_keeps_within_the_limit_and_says_how(capsys):
     limited = UNetSegmenter(depth=2, filters=4, max_epochs=1, random_state=0, memory_limit=5e6).fit(X, y)
     said = capsys.readouterr().out
     size = " x ".join(map(str, limited.patch_size_))
-    assert f"memory_limit: {limited.batch_size_} patches of {size} in a batch take about" in said
+    assert f"memory_limit: {limited.batch_size_} patches of {size} at once take about" in said
     assert limited.batch_size_ < 4
     assert limited.predict(X).shape == X.shape
     fixed = make_segmenter(memory_limit=5e6, patch_size=96, max_epochs=1).fit(X, y)
     assert fixed.patch_size_ == (96, 96)
+
+
+def test_patches_that_go_through_one_by_one_take_the_memory_of_one():
+    X, y = make_cells(4, size=(160, 200), random_state=0)
+    segmenter = make_segmenter(depth=2, memory_limit=5e6, batch_size=4, micro_batch_size=1).fit(X, y)
+    assert segmenter.batch_size_ == 4
+    alone = make_segmenter(depth=2, memory_limit=5e6, batch_size=1).fit(X, y)
+    assert segmenter.patch_size_ == alone.patch_size_
 
 
 @pytest.mark.parametrize("limit", [1e12, 5e6])

@@ -11,6 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.dataset import ValidSplit
 
+from skunet import model_selection as drop_in
+
 GRID = {"filters": [3]}
 PIPELINE_GRID = {"unetsegmenter__filters": [3]}
 GROUPS = np.repeat(["a", "b", "c", "d"], 3)
@@ -140,6 +142,16 @@ def test_routing_keeps_groups_to_the_outer_split_on_request(small):
 
 
 # ---- routing off
+
+
+def test_without_routing_groups_of_a_search_of_ours_part_what_fits_validate_on(small):
+    X, y = small
+    search = drop_in.GridSearchCV(make(), GRID, cv=GroupKFold(2), error_score="raise").fit(X, y, groups=GROUPS)
+    np.testing.assert_array_equal(split_scores(search), grouped_scores(X, y, groups=GROUPS))
+    assert_same_weights(search.best_estimator_, make().fit(X, y, groups=GROUPS))
+    search = drop_in.GridSearchCV(make_pipeline(make()), PIPELINE_GRID, cv=GroupKFold(2), error_score="raise")
+    search.fit(X, y, groups=GROUPS)
+    np.testing.assert_array_equal(split_scores(search), grouped_scores(X, y, groups=GROUPS))
 
 
 def test_without_routing_sample_weight_of_grid_search_reaches_fit_and_score(small):

@@ -141,6 +141,42 @@ def test_touching_objects_are_told_apart():
     assert not without[2:4, 2:4].any()
 
 
+@pytest.mark.parametrize("degrees", [0, 14, 45, 70])
+@pytest.mark.parametrize(("length", "width"), [(60, 3), (70, 8)])
+def test_a_long_object_is_one(degrees, length, width):
+    rows, columns = np.mgrid[:90, :90] - 44.7
+    angle = np.deg2rad(degrees)
+    along, across = columns * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - columns * np.sin(angle)
+    bar = (abs(along) <= length / 2) & (abs(across) <= width / 2)
+    bar[2, 2:9] = True  # as thin as can be
+    instances = WatershedInstances()(np.stack([~bar, bar]).astype(np.float32), np.array([0, 1]))
+    assert instances.max() == 2
+    np.testing.assert_array_equal(instances > 0, bar)
+
+
+def test_objects_whose_corners_touch_are_two():
+    inside = np.kron(np.eye(2), np.ones((6, 6))) > 0
+    assert WatershedInstances()(np.stack([~inside, inside]).astype(np.float32), np.array([0, 1])).max() == 2
+
+
+def test_many_objects_take_no_more_memory_than_pixels():
+    inside = np.zeros((900, 900), bool)
+    inside[::3, ::3] = True  # 90 000 objects
+    instances = WatershedInstances()(np.stack([~inside, inside]).astype(np.float32), np.array([0, 1]))
+    assert instances.max() == 90_000
+    np.testing.assert_array_equal(instances > 0, inside)
+    whole = WatershedInstances()(np.stack([np.zeros((9, 9)), np.ones((9, 9))]), np.array([0, 1]))
+    assert (whole == 1).all()
+
+
+def test_objects_inside_boundaries_are_numbered_without_gaps():
+    truth = np.zeros((8, 30), int)
+    truth[2:6, 1:3] = truth[2:6, 6:14] = truth[2:6, 18:28] = 1
+    probabilities = np.stack([truth == 0, truth == 1, np.zeros_like(truth)]).astype(np.float32)
+    instances = WatershedInstances(label=1, boundary=2, min_size=20)(probabilities, np.array([0, 1, 2]))
+    assert np.unique(instances).tolist() == [0, 1, 2]
+
+
 def test_the_background_can_be_named():
     mask = np.full((1, 6, 6), 2)
     mask[0, 2, 2] = 1
@@ -281,6 +317,8 @@ def test_labels_are_a_list():
     for labels in (1, {1, 2}):
         with pytest.raises(ValueError, match="labels must be None or a list"):
             RemoveSmall(labels=labels).clean(np.eye(4), background=0)
+        with pytest.raises(ValueError, match="labels must be None or a list"):
+            Steps(RemoveSmall(labels=labels), np.array([0, 1]))
     steps = Steps(RemoveSmall(3, labels=np.array([1, 2])), np.array([0, 1, 2]))
     assert not steps(np.eye(4, dtype=int)).any()
     with pytest.raises(ValueError, match=r"labels of RemoveSmall must be among \[0, 1\]; got \[2\]"):

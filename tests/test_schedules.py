@@ -271,6 +271,12 @@ def test_early_stopping_ends_a_schedule(cells):
     assert segmenter.optimizer_.param_groups[0]["lr"] == 0.1
 
 
+def test_plateau_needs_a_loss_to_judge(cells):
+    off = {"callbacks__train_loss": None, "train_split": None}
+    with pytest.raises(ValueError, match="must have a loss to judge"):
+        make_segmenter(callbacks=[LearningRateSchedule("plateau")], **off).fit(*cells)
+
+
 @pytest.mark.parametrize(("patience", "drop", "end"), [(0, 0.1, 0.0), (2, 0.5, 0.0), (1, 0.1, 0.05)])
 @pytest.mark.parametrize("record", ["valid_loss", "train_loss"])
 def test_plateau_is_that_of_torch(cells, patience, drop, end, record):

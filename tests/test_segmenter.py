@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from skunet import UNet, UNetSegmenter
+from skunet.augmentation import Augment
 from skunet.image_array import StackView
 from skunet.image_dataset import ImageDataset
 from skunet.metrics import iou_scorer
@@ -449,6 +450,7 @@ def test_half_precision_learns_nearly_the_same(cells, precision):
         ({"scaling": (0, 0)}, "std > 0"),
         ({"patch_size": 0}, "patch_size must be"),
         ({"augment": "strong"}, "augment must be"),
+        ({"augment": Augment}, r"augment must be .*Augment\(\.\.\.\)"),
         ({"class_weight": "even"}, "class_weight must be"),
         ({"precision": "half"}, "precision must be"),
         ({"tile_size": -8}, "tile_size must be"),
@@ -638,6 +640,26 @@ def test_loading_the_history_alone_trains_nothing(cells, tmp_path):
     segmenter.load_params(f_history=tmp_path / "history.json")
     with pytest.raises(NotFittedError):
         segmenter.predict(cells[0])
+
+
+def test_balanced_weights_are_those_of_the_masks_at_hand(cells):
+    X, y = cells
+    segmenter = make_segmenter(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+    assert segmenter.criterion_.class_weight[2] == 1  # it has not been met
+    segmenter.partial_fit(X, np.where(y == 1, 2, y))
+    n_background = (y == 0).sum()
+    expected = [y.size / (2 * n_background), 1, y.size / (2 * (y.size - n_background))]
+    np.testing.assert_allclose(segmenter.criterion_.class_weight, expected, rtol=1e-6)
+
+
+def test_a_class_that_was_trained_cannot_be_ignored_afterwards(cells):
+    X, y = cells
+    segmenter = make_segmenter().fit(X, y)
+    with pytest.raises(ValueError, match=r"ignore_label must be none of the labels that were trained, \[0, 1\]; got 0"):
+        segmenter.set_params(ignore_label=0).partial_fit(X, y)
+    strokes = np.where(np.arange(32) % 2 == 0, y, 255)
+    segmenter.set_params(ignore_label=255).partial_fit(X, strokes)
+    assert segmenter.classes_.tolist() == [0, 1]
 
 
 def test_class_weight_acts_at_the_next_fit_also_with_a_warm_start(cells):

@@ -114,7 +114,7 @@ def test_early_stopping_on_the_score_of_one_class_restores_its_best_weights(cell
     segmenter = make_segmenter(
         max_epochs=8,
         lr=0.3,
-        random_state=3,
+        random_state=4,
         callbacks=[("weights", weights)],
         callbacks__iou__per_class=True,
         callbacks__early_stopping__monitor="valid_iou_255",
@@ -205,6 +205,23 @@ def test_the_best_weights_are_restored_when_time_is_up(cells, clock):
     segmenter = fit_in(13.0, clock, cells, ("weights", weights), **parameters)
     assert segmenter.history[:, "train_batch_count"] == [5, 5, 3]
     assert_same_weights(weights.kept_[0], segmenter.module_)
+
+
+class Losses(Callback):
+    """Stands in for the losses of an epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("other_loss", [3.0, 1.0, 2.0, 2.5, 2.0][len(net.history) - 1])
+
+
+@pytest.mark.parametrize(("lower_is_better", "best"), [(None, 1), (True, 1), (False, 0)])
+def test_of_a_loss_less_is_better(cells, lower_is_better, best):
+    weights, stop = Weights(), {"monitor": "other_loss", "lower_is_better": lower_is_better, "patience": 3}
+    parameters = {f"callbacks__early_stopping__{name}": value for name, value in stop.items()}
+    parameters |= {"callbacks__early_stopping__loss": None, "max_epochs": 5}
+    segmenter = make_segmenter(callbacks=[("losses", Losses()), ("weights", weights)], **parameters).fit(*cells)
+    assert segmenter.n_iter_ == best + 4
+    assert_same_weights(weights.kept_[best], segmenter.module_)
 
 
 def test_partial_fit_has_the_whole_time_again(cells, clock):
