@@ -34,8 +34,8 @@ def border_weight_map(
     Parameters
     ----------
     masks : ndarray (N, *S), list or object array of (*S)
-        The least label of each mask but `ignore_label` is background. Objects are connected components of the others,
-        or labels.
+        The least label of all but `ignore_label` is background. Objects are connected components of the others, or
+        labels.
     w0 : float, default=10.0
         Weight of the narrowest gap, at least 0.
     sigma : float, default=5.0
@@ -71,13 +71,16 @@ def border_weight_map(
         raise ValueError(f"w0 must be at least 0 and sigma above 0; got {w0!r} and {sigma!r}.")
     check_spacing(spacing)
 
+    container = open_container(masks, "y")
+    of_masks = (np.unique(container[index]) for index in range(len(container)))
+    present = np.unique(np.concatenate([labels[labels != ignore_label] for labels in of_masks]))
+
     def weigh(one: Any) -> np.ndarray:
         mask = open_container(one, "y")[0]
         check_spacing(spacing, mask.ndim)
         is_known = np.full(mask.shape, True) if ignore_label is None else mask != ignore_label
-        labels, order = np.unique(mask[is_known], return_inverse=True)
         numbers = np.zeros(mask.shape, dtype=np.int64)
-        numbers[is_known] = order.ravel() if len(labels) > 1 else 0
+        numbers[is_known] = np.searchsorted(present, mask[is_known])
         if not is_instances:
             numbers = ndimage.label(numbers > 0)[0]
         steps = np.broadcast_to(1.0 if spacing is None else spacing, mask.ndim).astype(float)

@@ -53,7 +53,10 @@ class NetworkBuilding(ImageBatching):
         for name, value in of_objects.items():
             component, _, parameter = name.partition("__")
             if not hasattr(getattr(self, component), "set_params"):
-                raise ValueError(f"{name} needs a {component} with parameters; got {getattr(self, component)!r}.")
+                raise ValueError(
+                    f"{component} must be an object with parameters, to set {name}; got {getattr(self, component)!r}. "
+                    f"Pass one first: {component}={'Augment()' if component == 'augment' else 'RemoveSmall()'}."
+                )
             getattr(self, component).set_params(**{parameter: value})
         if are_new and self.initialized_:
             self._initialize_callbacks()

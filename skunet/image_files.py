@@ -33,7 +33,8 @@ def check_order(images: Any, masks: Any) -> None:
     Raises
     ------
     ValueError
-        If the names without extension are the same on both sides, in another order.
+        If the names, without extension and what all of a side begin and end with, are the same on both sides, in
+        another order.
 
     Warns
     -----
@@ -52,7 +53,7 @@ def check_order(images: Any, masks: Any) -> None:
         return
     if not all(isinstance(path, str | Path) for side in sides for path in side):
         return
-    names, known = ([Path(path).stem for path in side] for side in sides)
+    names, known = (_distinct_parts([Path(path).stem for path in side]) for side in sides)
     place = {name: index for index, name in enumerate(known)}
     wrong = next((i for i, name in enumerate(names) if name != known[i] and name in place), None)
     if wrong is None:
@@ -64,6 +65,15 @@ def check_order(images: Any, masks: Any) -> None:
     if sorted(names) == sorted(known):
         raise ValueError(message)
     warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _distinct_parts(names: list[str]) -> list[str]:
+    """Return names without what all begin with, and what all end with."""
+    for _ in range(2):
+        low, high = min(names), max(names)
+        n_common = next((i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low))
+        names = [name[n_common:][::-1] for name in names]  # then from the other end
+    return names
 
 
 def open_array(path: str | Path) -> Any | None:

@@ -100,7 +100,7 @@ class ImageTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             raise ValueError(
                 f"spatial_ndim must be the number of axes of a mask, {images.spatial_ndim}; got {self.spatial_ndim}."
             )
-        check_mask_size(images[0], masks[0], 0)
+        check_mask_size(images[0], masks[0], images.container.describe(0), masks.describe(0))
         return images
 
     def _open_alone(self, X: Any) -> Images:

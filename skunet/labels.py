@@ -111,7 +111,7 @@ def learn_codec(
     *,
     classes: Iterable[Any] | None,
     ignore_label: Any,
-    positions: Sequence[int] | np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple["LabelCodec", np.ndarray]:
     """Learn the classes of a set of masks.
 
@@ -121,8 +121,8 @@ def learn_codec(
     classes : iterable of labels or None
         The labels to expect. None takes all that are in the masks.
     ignore_label : label or None
-    positions : sequence of int, optional
-        Of the masks, for errors, where not all that the user gave are here.
+    names : sequence of str, optional
+        What errors call the masks.
 
     Returns
     -------
@@ -150,10 +150,11 @@ def learn_codec(
         )
     expected = _expected(classes, dtype, found)
     codec = LabelCodec(expected if ignore_label is None else expected[expected != ignore_label], ignore_label)
-    for position, mask in zip(range(len(masks)) if positions is None else positions, masks, strict=True):
-        _check_values(mask, int(position), codec, is_listed=classes is not None)
+    for name, mask in zip(names or [f"mask {index}" for index in range(len(masks))], masks, strict=True):
+        _check_values(mask, name, codec, is_listed=classes is not None)
     if classes is None:
         _check_union(masks, dtype)
+        _warn_of_two_scales(masks, found, names)
     _check_number(codec.classes, is_listed=classes is not None)
     pixels = np.zeros(len(codec.classes), dtype=np.int64)
     for mask in masks:
@@ -190,14 +191,30 @@ def _blurred_message(who_has: str, n_values: int) -> str:
     )
 
 
-def _check_values(mask: LabelCounts, index: int, codec: "LabelCodec", *, is_listed: bool) -> None:
+def _warn_of_two_scales(masks: Sequence[LabelCounts], found: np.ndarray, names: Sequence[str] | None) -> None:
+    """Warn where some masks hold 0 and 1, others 0 and 255."""
+    if found.dtype.kind in "US" or found.tolist() != [0, 1, 255]:
+        return
+    tops = [int(mask.values[-1]) if len(mask.values) else 0 for mask in masks]
+    if any(1 in mask.values and 255 in mask.values for mask in masks):
+        return
+    one = tops.index(min(set(tops) - {0, 255}))
+    warnings.warn(
+        f"No mask holds both 1 and 255, but {names[one] if names else f'mask {one}'} has 1 and others have 255: these "
+        "are trained as two classes. If both mean the same, pass y > 0.",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _check_values(mask: LabelCounts, name: str, codec: "LabelCodec", *, is_listed: bool) -> None:
     is_unlisted = ~np.isin(mask.values, codec.known())
     is_soft = mask.is_soft_edged or (not is_listed and len(mask.values) > MAX_VALUES_PER_MASK)
     if is_soft and (is_unlisted.any() or not is_listed):
-        raise ValueError(_blurred_message(f"mask {index} has", len(mask.values)))
+        raise ValueError(_blurred_message(f"{name} has", len(mask.values)))
     if is_unlisted.any():
         raise ValueError(
-            f"y must hold only labels listed in classes={codec.classes.tolist()}; mask {index} holds "
+            f"y must hold only labels listed in classes={codec.classes.tolist()}; {name} holds "
             f"{mask.values[is_unlisted][:5].tolist()}. Add them to classes, or pass one as ignore_label."
         )
 

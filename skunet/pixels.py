@@ -132,7 +132,7 @@ def open_pixels(images: Images, index: int) -> ArrayPixels:
     ValueError
         If an image in memory holds NaN or infinity, or has other axes than the first.
     """
-    container, name = images.container, f"image {index}"
+    container, name = images.container, images.container.describe(index)
     channel_axis = -1 if images.has_channel_axis else None
     lazy = None
     item = container.open_item(index)

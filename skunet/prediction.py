@@ -205,7 +205,8 @@ class ImagePrediction:
                 pixels = open_pixels(images, index)
                 if pixels.n_channels != self.n_channels_in_:
                     raise ValueError(
-                        f"Images must have {self.n_channels_in_} channel(s); image {index} has {pixels.n_channels}."
+                        f"Images must have {self.n_channels_in_} channel(s); {images.container.describe(index)} has "
+                        f"{pixels.n_channels}."
                     )
                 size = images.user_size(index, pixels.size)
                 results.begin(index, size)

@@ -130,8 +130,9 @@ def open_training_set(
     keep = _weighted_images(weights, len(opened))
     if len(keep) < len(opened):
         opened, masks = subset(opened, keep), pick_items(masks, keep)
-    statistics, label_counts, sizes, pixels, samples = _survey(opened, masks, positions=keep)
-    codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label, positions=keep)
+    statistics, label_counts, sizes, pixels, samples = _survey(opened, masks)
+    names = [masks.describe(index) for index in range(len(masks))]
+    codec, class_counts = learn_codec(label_counts, classes=classes, ignore_label=ignore_label, names=names)
     weights = pick(weights, keep)
     if isinstance(weights, np.ndarray) and (weights == 1).all():
         weights = None  # dropping the others is then the same as fitting without them, bit for bit
@@ -248,22 +249,23 @@ def _check_mask_axes(images: Container, masks: Container) -> None:
 
 
 def _survey(
-    images: Images, masks: Container, *, positions: np.ndarray
+    images: Images, masks: Container
 ) -> tuple[np.ndarray, list[LabelCounts], np.ndarray, int, list[np.ndarray]]:
     """Read every image and mask once: check them, and keep what is small."""
     statistics: list[np.ndarray] = []
-    counts, sizes, pixels, samples, sampled = [], [], 0, [], choose_samples(len(positions))
-    for index, position in enumerate(positions):
-        image = images[index]
-        check_pixels(image, f"image {position}")
+    counts, sizes, pixels, samples, sampled = [], [], 0, [], choose_samples(len(images))
+    for index in range(len(images)):
+        image, name, mask_name = images[index], images.container.describe(index), masks.describe(index)
+        check_pixels(image, name)
         if statistics and len(statistics[0]) != len(image):
             raise ValueError(
-                f"All images must have {len(statistics[0])} channels as the first; image {position} has {len(image)}."
+                f"All images must have {len(statistics[0])} channels as the first; {name} has {len(image)}. Convert "
+                "those of another kind, grey or colour."
             )
         mask = masks[index]
-        check_mask_size(image, mask, int(position))
+        check_mask_size(image, mask, name, mask_name)
         statistics.append(image_statistics(image))
-        counts.append(count_labels(mask, f"mask {position}"))
+        counts.append(count_labels(mask, mask_name))
         sizes.append(mask.shape)
         if index in sampled:
             samples.append(sample_mask(mask))
@@ -272,8 +274,8 @@ def _survey(
     return np.stack(statistics), counts, np.array(sizes), pixels, samples
 
 
-def check_mask_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
-    """Raise ValueError if an image (C, *S) and its mask differ in size."""
+def check_mask_size(image: np.ndarray, mask: np.ndarray, name: str, mask_name: str) -> None:
+    """Raise ValueError if an image (C, *S) and its mask differ in size; an error calls them by these names."""
     size = image.shape[1:]
     if mask.shape == size:
         return
@@ -287,8 +289,7 @@ def check_mask_size(image: np.ndarray, mask: np.ndarray, position: int) -> None:
     if mask.shape[:-1] == size[:-1] and mask.shape[-1:] == (1,):
         hint = "For 2-D images pass y[..., 0]."
     raise ValueError(
-        f"A mask must have the size of its image; image {position} has {size} and mask {position} has "
-        f"{mask.shape}. {hint}"
+        f"A mask must have the size of its image; {name} has {size} and {mask_name} has {mask.shape}. {hint}"
     )
 
 

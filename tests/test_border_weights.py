@@ -60,6 +60,13 @@ def test_pixels_to_ignore_are_neither_object_nor_background(mask, void, is_insta
     assert (weights[0, 0, [0, 1, 3, 4, 5]] == 1).all()
 
 
+def test_background_is_the_least_label_of_all_masks():
+    full, other = np.array([[1, 1, 2, 2, 1, 1]]), np.array([[0, 1, 0]])
+    weights = border_weight_map([full, other], is_instances=True)
+    assert (weights[0] == 1).all()
+    assert (border_weight_map([full], is_instances=True)[0] == 1).all()  # 1 is background then, of one object
+
+
 def test_masks_of_nothing_but_what_is_ignored_have_no_gaps():
     assert (border_weight_map(np.full((1, 4, 4), 255), ignore_label=255) == 1).all()
 

@@ -280,6 +280,18 @@ def test_files_in_another_order_are_no_pairs(cells, tmp_path):
         make_segmenter().fit(images, masks[::-1])
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["1.png", "2.png"], ["2_mask.png", "1_mask.png"]),
+        ([f"img{i}.tif" for i in range(12)], [f"m/seg-{i}_x.tif" for i in sorted(range(12), key=str)]),
+    ],
+)
+def test_what_all_names_begin_and_end_with_is_left_out(images, masks):
+    with pytest.raises(ValueError, match="paired by their order"):
+        check_order(images, masks)
+
+
 def test_numbers_that_are_shifted_may_be_meant():
     with pytest.warns(UserWarning, match=r"got a/2\.png with b/3\.png, though there is b/2\.png"):
         check_order(["a/1.png", "a/2.png"], ["b/2.png", "b/3.png"])
@@ -289,7 +301,8 @@ def test_numbers_that_are_shifted_may_be_meant():
     ("images", "masks"),
     [
         (["a/1.png", "b/1.png"], ["c/1.png", "d/1.png"]),
-        (["1.png", "2.png"], ["2_mask.png", "1_mask.png"]),  # no name says so
+        (["cat.png", "dog.png"], ["7.png", "3.png"]),
+        (["img_10.png", "img_11.png"], ["m10_x.png", "m11_x.png"]),
         (["1.png", np.zeros((4, 4))], ["2.png", "1.png"]),
     ],
 )

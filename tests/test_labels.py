@@ -170,6 +170,17 @@ def test_rare_classes_are_named_with_their_share():
         warn_of_rare_classes(codec, np.array([900, 100, 0]), stacklevel=2)  # listed, not in y: nothing to see
 
 
+def test_masks_of_two_scales_are_told():
+    masks = [count_labels(np.array(mask), "") for mask in ([0, 255], [0, 1], [0, 0])]
+    with pytest.warns(UserWarning, match=r"mask 1 has 1 and others have 255.*pass y > 0"):
+        learn_codec(masks, classes=None, ignore_label=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn_codec(masks, classes=[0, 1, 255], ignore_label=None)
+        learn_codec([*masks, count_labels(np.array([1, 255]), "")], classes=None, ignore_label=None)
+        learn_codec(masks, classes=None, ignore_label=255)
+
+
 def test_labels_in_double_precision_travel_as_whole_numbers():
     codec = LabelCodec(np.array([0.0, 255.0]), -1)
     tensor = codec.to_tensor(np.array([[255.0, -1.0, 0.0]]))

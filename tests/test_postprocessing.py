@@ -269,7 +269,10 @@ def test_it_survives_clone_search_and_files(cells, fitted, tmp_path):
     ).fit(X, y)
     scores = search.cv_results_["mean_test_score"]
     assert scores[0] != scores[1]
-    with pytest.raises(ValueError, match="postprocess__min_size needs a postprocess with parameters; got None"):
+    with pytest.raises(
+        ValueError,
+        match=r"parameters, to set postprocess__min_size; got None\. Pass one first: postprocess=RemoveSmall\(\)",
+    ):
         segmenter.set_params(postprocess__min_size=3)
 
 
